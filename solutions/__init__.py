@@ -1,0 +1,1 @@
+"""What is right: the only definition of each chapter's algorithms."""

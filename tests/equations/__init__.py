@@ -1,0 +1,1 @@
+"""One numerical test for each labelled equation."""

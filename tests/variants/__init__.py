@@ -1,0 +1,1 @@
+"""Correct but different versions of the exercises."""
