@@ -40,8 +40,8 @@ def find_output(directive, target: str) -> dict | None:
     outputs = run_outputs(stem, path.stat().st_mtime) if path.is_file() else {}
     directive.env.note_dependency(str(path))
     if name not in outputs:
-        LOG.warning("no output %r in lab %r; there are: %s", name, stem, ", ".join(outputs) or "none",
-                    location=directive.get_location() if hasattr(directive, "get_location") else None)  # fmt: skip
+        there = ", ".join(outputs) or "none"
+        LOG.warning("lab %s has no output %r; it has: %s", stem, name, there, location=directive.get_location())
         return None
     return outputs[name]
 
@@ -117,7 +117,7 @@ class RunFigure(FigureBase):
 
 
 def link_equations(app, docname, source):
-    """In a lab, `[(3.4)](../book/ch03.md#equation-eq-x)` works in JupyterLab; here it becomes a checked reference."""
+    """A lab's link `[(3.4)](../book/ch03.md#equation-eq-x)` becomes a checked reference in the book."""
     if docname.startswith("notebooks/"):
         source[0] = re.sub(r"\]\(\.\./book/\w+\.md#equation-(eq-[\w-]+)\)", r"](#\1)", source[0])
 

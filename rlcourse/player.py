@@ -65,6 +65,7 @@ class GridPlayer:
 
     def _repr_html_(self):
         data = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False)
+        data = data.replace("</", r"<\/")  # no note can end the script element
         uid = "player-" + hashlib.sha256(data.encode()).hexdigest()[:10]
         title = html.escape(self.title, quote=True)
         last = len(self.data["frames"]) - 1
@@ -81,6 +82,6 @@ class GridPlayer:
             f'<input type="range" min="0" max="{last}" value="0" step="1" aria-label="step" '
             f'style="flex:1;min-width:5em"><output>0 / {last}</output></div>'
             f'<div class="rl-note" aria-live="polite" style="min-height:1.5em"></div>'
-            f'<script type="application/json">{data.replace("</", "<\\/")}</script></div>'
+            f'<script type="application/json">{data}</script></div>'
             f'<script>{SCRIPT}\nrlPlayer(document.getElementById("{uid}"));</script>'
         )

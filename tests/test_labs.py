@@ -88,7 +88,8 @@ def test_every_exercise_has_its_stub_and_check(stem):
 def test_every_exercise_has_a_card_that_agrees_with_the_table(stem):
     text = "\n".join(c.source for c in prose(stem))
     for name, ex in exercises_of(stem).items():
-        card = f"### Exercise {ex.number}: {ex.title}\n`{name}` · difficulty {ex.dots} · {ex.minutes} min · {ex.points} points"
+        card = f"### Exercise {ex.number}: {ex.title}\n`{name}` · difficulty {ex.dots}"
+        card += f" · {ex.minutes} min · {ex.points} points"
         if ex.equation:
             number = equation_numbers(stem).get(ex.equation, "?")
             card += f" · implements [({number})](../book/{stem}.md#equation-{ex.equation})"

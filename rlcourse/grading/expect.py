@@ -1,6 +1,7 @@
 """Assertions that tell a learner what was expected and what came.
 
-Messages hold the numbers that the learner's function returned: the diagnosis compares them with those of the mutants.
+Messages hold the numbers that the learner's function returned: the diagnosis compares them with
+those of the mutants.
 """
 
 import numpy as np
@@ -45,7 +46,7 @@ def expect_shape(actual, shape: tuple, what: str) -> np.ndarray:
 
 
 def expect_close(actual, expected, what: str, rtol: float = 1e-6, atol: float = 1e-8) -> None:
-    """`actual` equals `expected` (numbers, arrays or tensors) in shape and, within the tolerances, in value."""
+    """`actual` (numbers, array, tensor) equals `expected` in shape and, within the tolerances, in value."""
     want = as_array(expected).astype(float)
     got = expect_shape(actual, want.shape, what)
     if got.dtype.kind not in "fiub":

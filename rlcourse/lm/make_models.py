@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from transformers import __version__ as transformers_version
+from transformers.utils import logging as transformers_logging
 
 from .evaluate import evaluate
 from .models import MODELS, tiny_llama
@@ -34,7 +35,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "clock_sum": Recipe("clock_sum", 0, 96, 2e-3, None, {"think": 0.4, "noise": 0.1}, 300),
+    "clock_sum": Recipe("clock_sum", 0, 96, 2e-3, None, {"think": 0.4, "noise": 0.1}, 500),
     "clock_sum_process": Recipe(
         "clock_sum_process",
         0,
@@ -131,6 +132,7 @@ def main():
     parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="default: all")
     names = parser.parse_args().names or list(RECIPES)
     torch.set_num_threads(1)  # with so little work per step a second thread costs more than it gives
+    transformers_logging.disable_progress_bar()
     for name in names:
         start = time.process_time()
         model, world, steps = make(RECIPES[name])
