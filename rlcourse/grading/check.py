@@ -5,7 +5,7 @@ import signal
 import threading
 
 from rlcourse.grading.exercises import load_exercises, reference
-from rlcourse.grading.graders import NotAttempted, diagnose, run_graders, signature_problem
+from rlcourse.grading.graders import NotAttempted, TooLong, diagnose, run_graders, signature_problem
 
 SECONDS = 60  # a check that takes longer is taken for an endless loop
 
@@ -15,10 +15,6 @@ class NotYet(Exception):
 
     def _render_traceback_(self):
         return [str(self)]
-
-
-class TooLong(BaseException):
-    """Not an Exception, so that a learner's `except Exception` does not swallow it."""
 
 
 @contextlib.contextmanager

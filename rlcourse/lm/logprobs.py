@@ -37,5 +37,6 @@ def _distribution(model, prompt_ids, reply_ids, prompt_mask, temperature):
         positions = (attention.cumsum(1) - 1).clamp(min=0)
         extra = {"attention_mask": attention, "position_ids": positions}
     logits = model(input_ids=inputs, use_cache=False, **extra).logits
-    logits = logits[:, prompt_ids.shape[1] - 1 :].float()  # (B, T, V): position i predicts i + 1
+    logits = logits[:, prompt_ids.shape[1] - 1 :]  # (B, T, V): position i predicts i + 1
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision is coarse
     return F.log_softmax(logits / temperature, dim=-1)
