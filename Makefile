@@ -55,7 +55,7 @@ run-labs: .all
 	@$(BIN)/python -m rlcourse.labs $(LAB)
 
 mutants: .all
-	@$(BIN)/python -m rlcourse.mutants
+	@$(BIN)/python -m rlcourse.grading.kill_table
 
 models: .all
 	@$(BIN)/python -m rlcourse.lm.make_models

@@ -5,6 +5,11 @@ import pytest
 from rlcourse.grading.exercises import load_exercises, reference
 
 
+def pytest_addoption(parser):
+    text = "what rlcourse/grading/pytest_submission.py grades: a notebook, a folder, a class"
+    parser.addoption("--submission", metavar="PATH", help=text)
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "equation(label): verifies the labelled equation of the book")
     config.addinivalue_line("markers", "browser: drives a real browser over the built book")

@@ -139,7 +139,9 @@ def mark_verdicts(app, doctree):
 
 def describe_figures(app, doctree):
     """A figure that a lab showed with `show(…, alt=…)` keeps its description: it is the text output beside it."""
-    for bundle in doctree.findall(lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "mime_bundle"):
+    for bundle in doctree.findall(
+        lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "mime_bundle"
+    ):
         match = re.match(r"\[figure \S+: (.*)\]$", bundle.astext().strip(), re.DOTALL)
         for image in bundle.findall(nodes.image):
             image["alt"] = match[1] if match else "Figure drawn by the cell above"

@@ -52,6 +52,7 @@ CLEANRL = Settings(
     clip_falls=False,
     vf_coef=0.25,
     ent_coef=0.01,
+    hidden=64,
 )
 ABLATION = {
     "full": {},
@@ -193,6 +194,7 @@ def sb3_with(cfg):
             max_grad_norm=cfg.max_grad_norm,
             learning_rate=lambda left: left * cfg.lr,
             clip_range=lambda left: left * cfg.clip_eps,
+            policy_kwargs={"net_arch": [cfg.hidden, cfg.hidden]},
         )
 
     return run

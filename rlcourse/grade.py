@@ -59,7 +59,7 @@ def stored(folder: Path, submission: Submission, chapters: list[str]) -> dict | 
     return found if same == now and covered == chapters else None
 
 
-def grade_all(grader, submissions, chapters, folder, jobs=1, resume=False, say=print) -> tuple[list[dict], list[str]]:
+def grade_all(grader, submissions, chapters, folder, jobs=1, resume=False) -> tuple[list[dict], list[str]]:
     """Grade every submission; each report is written as soon as it is there.
 
     Returns:
@@ -93,11 +93,11 @@ def grade_all(grader, submissions, chapters, folder, jobs=1, resume=False, say=p
                 continue
             done.append(found)
             if many:
-                say(f"{found['points']:>4} of {found['of']}  {found['student']}{'  (graded before)' * old}")
+                print(f"{found['points']:>4} of {found['of']}  {found['student']}{'  (graded before)' * old}")
                 if folder:
                     reports.write_class(folder, done)
             else:
-                say(reports.terminal(found))
+                print(reports.terminal(found))
     return done, broken
 
 
@@ -117,11 +117,13 @@ class SystemExit2(Exception):
 
 def parse(arguments: list[str] | None):
     parser = argparse.ArgumentParser("python -m rlcourse.grade", description=__doc__.split("\n")[0])
-    parser.add_argument("path", nargs="+", type=Path, help="notebook, folder of notebooks, or folder of learners")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write reports there (a class: default grades/)")
-    parser.add_argument("--chapter", action="append", metavar="STEM", help="only this chapter (may be repeated)")
+    parser.add_argument("path", nargs="+", type=Path, help="notebook, folder, or class")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="where reports go (a class: grades/)")
+    parser.add_argument(
+        "--chapter", action="append", metavar="STEM", help="only this chapter; may be repeated"
+    )
     parser.add_argument("-j", "--jobs", type=int, default=1, help="submissions that are graded at once")
-    parser.add_argument("--seconds", type=float, help="CPU seconds per exercise (default 10, with torch 60)")
+    parser.add_argument("--seconds", type=float, help="CPU seconds per exercise (default 10, with torch 30)")
     parser.add_argument("--resume", action="store_true", help="keep reports of files that did not change")
     parser.add_argument("--strict", action="store_true", help="exit with 1 unless every exercise is right")
     return parser.parse_args(arguments)
@@ -148,7 +150,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     many = len(submissions) > 1
     folder = options.report or (Path("grades") if many else None)
     if os.name == "nt":
-        print("Windows: limits on memory and CPU time are not available; the clock still stops endless loops.")
+        print("Windows: no limits on memory and CPU time; the clock still stops endless loops.")
     if many:
         print(f"{len(submissions)} submissions, chapters: {', '.join(chapters) or 'none recognised'}")
     done, broken = grade_all(grader, submissions, chapters, folder, options.jobs, options.resume)

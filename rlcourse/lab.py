@@ -1,6 +1,7 @@
 """What the first cell of every lab brings in."""
 
 import random
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from rlcourse.plotting import COLORS, use_style
 
 __all__ = ["COLORS", "check", "claim", "device", "np", "plt", "record", "show"]
 
+warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm, without ipywidgets
 SEED = 0
 random.seed(SEED)
 np.random.seed(SEED)  # noqa: NPY002  labs pass generators; this is for what a learner adds

@@ -248,12 +248,12 @@ class ReplayBuffer:
 class DQNSettings(NamedTuple):
     """The knobs of DQN; these suit CartPole."""
 
-    total: int = 24_000  # environment steps
+    total: int = 32_000  # environment steps
     num_envs: int = 16
     capacity: int = 50_000
     learning_starts: int = 1_000
     batch: int = 64
-    updates: int = 2  # gradient steps per step of the 16 environments
+    updates: int = 1  # gradient steps per step of the 16 environments
     lr: float = 5e-4
     gamma: float = 0.99
     target_every: int = 100  # gradient steps between two copies; 1: no target network

@@ -179,7 +179,7 @@ class Settings(NamedTuple):
     total: int = 100_000  # steps of all environments together
     epochs: int = 10  # passes over each rollout
     minibatch: int = 256
-    lr: float = 2e-3  # falls linearly to 0
+    lr: float = 3e-3  # falls linearly to 0
     gamma: float = 0.98
     gae_lambda: float = 0.9
     clip_eps: float = 0.2
@@ -187,7 +187,7 @@ class Settings(NamedTuple):
     vf_coef: float = 0.5
     ent_coef: float = 0.0
     max_grad_norm: float = 0.5
-    hidden: int = 64
+    hidden: int = 32
     normalise: bool = True  # the advantages of each minibatch
     merge_done: bool = False  # True (a mistake): truncated = terminated
     mask_resets: bool = True  # False (a mistake): train on reset steps too

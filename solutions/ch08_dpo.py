@@ -40,7 +40,7 @@ def optimal_policy(ref_logprobs, rewards, beta):
 
 
 def implicit_rewards(logprobs, ref_logprobs, beta):
-    """The reward for which a policy is optimal, up to a constant per prompt (eq-implicit-reward).
+    """The reward for which a policy is optimal, up to a constant (eq-implicit-reward).
 
     Args:
         logprobs, ref_logprobs: (B,) of whole replies under the policy and the reference.
@@ -69,8 +69,8 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta, label_smoothing=0
     """
     margin = implicit_rewards(chosen, ref_chosen, beta)
     margin = margin - implicit_rewards(rejected, ref_rejected, beta)
-    losses = -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
-    return losses.mean()
+    right, wrong = logsigmoid(margin), logsigmoid(-margin)
+    return -((1 - label_smoothing) * right + label_smoothing * wrong).mean()
 
 
 def dpo_gradient_weight(chosen, rejected, ref_chosen, ref_rejected, beta):
@@ -79,8 +79,8 @@ def dpo_gradient_weight(chosen, rejected, ref_chosen, ref_rejected, beta):
     Args: as for dpo_loss.
 
     Returns:
-        (B,) beta sigmoid(r_rejected - r_chosen) with the implicit rewards: near beta where the
-        policy ranks the pair wrongly, near 0 where it ranks it rightly with a margin.
+        (B,) beta sigmoid(r_rejected - r_chosen) with the implicit rewards: near beta where
+        the policy ranks the pair wrongly, near 0 where it is right by a margin.
 
     Source: Rafailov et al. (2023), section 4.
     """
@@ -130,7 +130,7 @@ def kto_loss(chosen, rejected, ref_chosen, ref_rejected, beta, kl):
 
 
 def symmetric_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
-    """DPO plus the term that the article calls equivalent: it is minimal where margins are 0."""
+    """DPO plus the term that the article calls equivalent: minimal where margins are 0."""
     margin = implicit_rewards(chosen, ref_chosen, beta)
     margin = margin - implicit_rewards(rejected, ref_rejected, beta)
     return -(logsigmoid(margin) + logsigmoid(-margin)).mean()

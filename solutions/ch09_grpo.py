@@ -146,7 +146,7 @@ def aggregate(losses, mask, how, max_tokens=None):
         ValueError: for any other `how`.
     """
     if how == "sequence":
-        return ((losses * mask).sum(1) / mask.sum(1)).mean()
+        return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
     if how == "token":
         return (losses * mask).sum() / mask.sum()
     if how == "constant":

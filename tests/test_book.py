@@ -22,7 +22,9 @@ def toc_files(node=None):
     """The documents of _toc.yml in order, as `book/ch02_mdp`."""
     node = yaml.safe_load((ROOT / "_toc.yml").read_text()) if node is None else node
     own = [node[key] for key in ("root", "file") if key in node]
-    return own + [f for key in ("parts", "chapters", "sections") for n in node.get(key, []) for f in toc_files(n)]
+    return own + [
+        f for key in ("parts", "chapters", "sections") for n in node.get(key, []) for f in toc_files(n)
+    ]
 
 
 DOCS = toc_files()
@@ -100,13 +102,17 @@ def test_a_lab_has_its_title_and_framed_exercises(site, doc):
     assert re.search(rf"<h1>Lab {int(doc[12:14])}: ", text)
     cells = json.loads((ROOT / f"{doc}.ipynb").read_text(encoding="utf-8"))["cells"]
     wanted = sum("".join(c["source"]).count("\n### Exercise ") for c in cells if c["cell_type"] == "markdown")
-    wanted += sum("".join(c["source"]).startswith("### Exercise ") for c in cells if c["cell_type"] == "markdown")
+    wanted += sum(
+        "".join(c["source"]).startswith("### Exercise ") for c in cells if c["cell_type"] == "markdown"
+    )
     assert text.count("exercise-card") == wanted
     assert (site / "_sources" / f"{doc}.ipynb").is_file(), "the download button needs the notebook"
 
 
 def test_the_landing_page_leads_to_every_chapter_and_way_of_use(site):
-    links = {unquote(urlsplit(a).path).removeprefix("../book/") for a in parse(site / "book" / "intro.html").links}
+    links = {
+        unquote(urlsplit(a).path).removeprefix("../book/") for a in parse(site / "book" / "intro.html").links
+    }
     assert {f"{d[5:]}.html" for d in DOCS if d.startswith("book/") and d != "book/intro"} <= links
 
 
@@ -161,7 +167,9 @@ def small_book(tmp_path_factory):
 
     def build(url: str) -> str:
         config = yaml.safe_load((ROOT / "_config.yml").read_text())
-        config["sphinx"]["local_extensions"] = {name: str(ROOT / "_ext") for name in ("course_ext", "book_ext")}
+        config["sphinx"]["local_extensions"] = {
+            name: str(ROOT / "_ext") for name in ("course_ext", "book_ext")
+        }
         config["bibtex_bibfiles"] = [str(ROOT / "book" / "references.bib")]
         for name in ("book/_static", "notebooks"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -172,10 +180,14 @@ def small_book(tmp_path_factory):
         notebook = {"cells": cells, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}
         (folder / "notebooks" / "ch01_x.ipynb").write_text(json.dumps(notebook))
         (folder / "book" / "intro.md").write_text("# A book\n\nText.\n")
-        (folder / "_toc.yml").write_text("{format: jb-book, root: book/intro, chapters: [{file: notebooks/ch01_x}]}")
+        (folder / "_toc.yml").write_text(
+            "{format: jb-book, root: book/intro, chapters: [{file: notebooks/ch01_x}]}"
+        )
         (folder / "_config.yml").write_text(yaml.safe_dump(config))
         command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "-q", "--all"]
-        environment = {k: v for k, v in os.environ.items() if k != "GITHUB_REPOSITORY"} | {"COURSE_REPO_URL": url}
+        environment = {k: v for k, v in os.environ.items() if k != "GITHUB_REPOSITORY"} | {
+            "COURSE_REPO_URL": url
+        }
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return (folder / "_build" / "html" / "notebooks" / "ch01_x.html").read_text(encoding="utf-8")
@@ -203,7 +215,11 @@ def test_without_an_address_only_the_download_button_stays(small_book):
 def palette(theme: str) -> dict[str, str]:
     """The --c-* variables of the theme, from the style sheet."""
     css = (ROOT / "book" / "_static" / "course.css").read_text()
-    block = re.search(r"^html \{(.*?)^\}" if theme == "light" else r'^html\[data-theme="dark"\] \{(.*?)^\}', css, re.M | re.S)
+    block = re.search(
+        r"^html \{(.*?)^\}" if theme == "light" else r'^html\[data-theme="dark"\] \{(.*?)^\}',
+        css,
+        re.M | re.S,
+    )
     return dict(re.findall(r"--c-(\w+): (#\w{6});", block[1]))
 
 

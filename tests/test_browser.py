@@ -7,6 +7,7 @@ import functools
 import http.server
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -21,62 +22,12 @@ pytestmark = [
 ]
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
-# Text that is too pale: WCAG AA asks for 4.5, or 3 for large text. Pictures and hidden text are left out.
-PALE = """() => {
-  const rgb = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
-  const light = (c) => { const [r, g, b] = c.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const behind = (node) => { for (; node; node = node.parentElement) {
-      const color = rgb(getComputedStyle(node).backgroundColor); if (color[3] > 0.9) return color; } return [255, 255, 255]; };
-  const found = new Set(), walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const node = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || node.closest("svg, mjx-assistive-mml, script, style, noscript, dialog")) continue;
-    if (!node.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-    const style = getComputedStyle(node), box = node.getBoundingClientRect();
-    if (box.width < 2 || box.bottom < 0 || node.closest(".skip-link, #pst-skip-link, .visually-hidden")) continue;
-    const one = light(rgb(style.color).slice(0, 3)), two = light(behind(node).slice(0, 3));
-    const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05), size = parseFloat(style.fontSize);
-    const limit = size >= 24 || (size >= 18.6 && style.fontWeight >= 700) ? 3 : 4.5;
-    if (ratio < limit) found.add(`${walker.currentNode.data.trim().slice(0, 30)} (${ratio.toFixed(1)}, ${node.className || node.tagName})`);
-  }
-  return [...found];
-}"""
+CHECKS = (Path(__file__).parent / "page_checks.js").read_text(encoding="utf-8")
 
-# What sticks out of the page: boxes beyond the window's edge that no ancestor lets the reader scroll to.
-WIDE = """() => {
-  const width = document.documentElement.clientWidth, found = new Set();
-  if (document.documentElement.scrollWidth > width) found.add(`page ${document.documentElement.scrollWidth}`);
-  for (const node of document.querySelectorAll("article *")) {
-    const box = node.getBoundingClientRect();
-    if (box.width === 0 || box.right <= width + 1 || node.closest("mjx-assistive-mml, svg *")) continue;
-    let up = node.parentElement;
-    while (up && !["auto", "scroll"].includes(getComputedStyle(up).overflowX)) up = up.parentElement;
-    if (!up || up === document.body || up === document.documentElement) found.add(`${node.tagName}.${node.className} ${Math.round(box.right)}`);
-  }
-  return [...found];
-}"""
 
-# Words in drawings that a phone would show too small to read.
-SMALL = """() => [...document.querySelectorAll(".course-svg text")].filter((t) => {
-  const scale = t.ownerSVGElement.getBoundingClientRect().width / t.ownerSVGElement.viewBox.baseVal.width;
-  return scale * parseFloat(getComputedStyle(t).fontSize) < 9.5;
-}).map((t) => t.textContent.slice(0, 30))"""
-
-FACTS = """() => {
-  const article = document.querySelector("article"), all = (what) => [...article.querySelectorAll(what)];
-  return {
-    equations: all(".math").length,
-    typeset: all(".math").filter((m) => m.querySelector("mjx-container")).length,
-    errors: all("mjx-merror, [data-mjx-error]").map((e) => e.textContent.slice(0, 60)),
-    headings: all("h1, h2, h3, h4, h5, h6").filter((h) => !h.closest(".admonition, details")).map((h) => +h.tagName[1]),
-    unnamed: all("img, svg[role=img]").filter((i) => !(i.alt || i.getAttribute("aria-label"))).length
-      + all("button, input").filter((b) => !(b.textContent.trim() || b.getAttribute("aria-label") || b.title || b.labels?.length
-        || b.dataset.tooltip || b.getAttribute("aria-labelledby"))).length,
-    broken: [...document.images].filter((i) => i.complete && !i.naturalWidth && i.checkVisibility()).length,
-    language: document.documentElement.lang, title: document.title,
-  };
-}"""
+def look(tab, what):
+    """The answer of one function of page_checks.js."""
+    return tab.evaluate(f"{CHECKS}.{what}()")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -109,7 +60,9 @@ def tab(context, address):
     page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(f"console: {m.text}"))
     page.on("pageerror", lambda e: complaints.append(f"script error: {e}"))
     page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
-    page.on("request", lambda r: r.url.startswith((address, "data:")) or complaints.append(f"outside: {r.url}"))
+    page.on(
+        "request", lambda r: r.url.startswith((address, "data:")) or complaints.append(f"outside: {r.url}")
+    )
     page.on("response", lambda r: r.status >= 400 and complaints.append(f"{r.status}: {r.url}"))
     yield page
     page.close()
@@ -133,22 +86,27 @@ def set_theme(tab, mode):
 @pytest.mark.parametrize("doc", DOCS)
 def test_a_page_at_desktop_phone_and_dark(tab, address, doc):
     visit(tab, address, doc)
-    facts = tab.evaluate(FACTS)
+    facts = look(tab, "facts")
     assert facts["errors"] == [] and facts["typeset"] == facts["equations"]
     assert facts["headings"].count(1) == 1 and facts["headings"][0] == 1
-    assert all(b - a <= 1 for a, b in zip(facts["headings"], facts["headings"][1:], strict=False)), facts["headings"]
+    assert all(b - a <= 1 for a, b in zip(facts["headings"], facts["headings"][1:], strict=False)), facts[
+        "headings"
+    ]
     assert facts["unnamed"] == 0 and facts["broken"] == 0
     assert facts["language"] == "en" and facts["title"]
-    assert tab.evaluate(WIDE) == []
-    assert tab.evaluate(PALE) == []
+    assert look(tab, "wide") == []
+    assert look(tab, "pale") == []
     set_theme(tab, "dark")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert tab.evaluate(PALE) == []
+    assert look(tab, "pale") == []
     set_theme(tab, "auto")
     tab.set_viewport_size(PHONE)
-    tab.wait_for_timeout(150)  # course.js waits for the end of the resizing
-    assert tab.evaluate(WIDE) == []
-    assert tab.evaluate(SMALL) == []
+    for _ in range(20):  # course.js waits for the end of the resizing
+        if not (wide := look(tab, "wide")):
+            break
+        tab.wait_for_timeout(100)
+    assert wide == []
+    assert look(tab, "small") == []
 
 
 def test_a_labelled_equation_shows_its_number(tab, address):
@@ -188,19 +146,18 @@ def test_dark_mode_turns_on_and_stays(tab, address):
 def test_the_keyboard_reaches_the_content_and_focus_is_seen(tab, address):
     visit(tab, address, "book/intro")
     tab.keyboard.press("Tab")
-    ring = "(s => s.outlineStyle === 'none' ? 0 : parseFloat(s.outlineWidth))(getComputedStyle(document.activeElement))"
-    assert "Skip to main content" in tab.evaluate("document.activeElement.textContent")
+assert "Skip to main content" in tab.evaluate("document.activeElement.textContent")
     tab.wait_for_function("document.activeElement.getBoundingClientRect().top >= 0")  # it slides into view
     for _ in range(12):  # search, sidebar
         tab.keyboard.press("Tab")
-        assert tab.evaluate(ring) >= 2, tab.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+        assert look(tab, "ring") >= 2, tab.evaluate("document.activeElement.outerHTML.slice(0, 200)")
     tab.goto(f"{address}/book/intro.html")
     tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
     for _ in range(6):  # past the sidebar: header buttons, then the text
         tab.keyboard.press("Tab")
         assert tab.evaluate("document.activeElement.closest('main') !== null")
-        assert tab.evaluate(ring) >= 2, tab.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+        assert look(tab, "ring") >= 2, tab.evaluate("document.activeElement.outerHTML.slice(0, 200)")
 
 
 def test_hidden_answers_open(tab, address, site):
@@ -211,7 +168,9 @@ def test_hidden_answers_open(tab, address, site):
     closed = box.bounding_box()["height"]
     box.locator("button.toggle-button").first.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_function("([e, h]) => e.getBoundingClientRect().height > h + 10", arg=[box.element_handle(), closed])
+    tab.wait_for_function(
+        "([e, h]) => e.getBoundingClientRect().height > h + 10", arg=[box.element_handle(), closed]
+    )
 
 
 def test_hints_of_a_lab_open(tab, address, site):
@@ -256,7 +215,9 @@ def test_the_player_plays_by_button_and_key(tab, address, site, chapter):
 def test_a_lab_can_be_downloaded_and_no_launch_button_is_dead(tab, address, site):
     doc = next(d for d in DOCS if d.startswith("notebooks/"))
     visit(tab, address, doc)
-    links = tab.eval_on_selector_all("header a[href], .bd-header-article a[href]", "all => all.map((a) => a.href)")
+    links = tab.eval_on_selector_all(
+        "header a[href], .bd-header-article a[href]", "all => all.map((a) => a.href)"
+    )
     notebook = [a for a in links if a.endswith(".ipynb") and a.startswith(address)]
     assert notebook and tab.request.get(notebook[0]).json()["cells"]
     for link in (a for a in links if "colab" in a or "binder" in a):

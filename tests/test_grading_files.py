@@ -18,7 +18,10 @@ BROKEN = {
     "cut off after a brace": (b"{", "breaks off"),
     "cut off in a string": (b'{"cells": [{"source": "de', "breaks off"),
     "not json": (b'{"cells": [}, "nbformat": 4}', "not valid JSON (line 1, column 12"),
-    "merge marks": (b'{\n<<<<<<< HEAD\n "cells": [],\n=======\n "cells": [1],\n>>>>>>> b\n}', "unresolved merge (line 2)"),
+    "merge marks": (
+        b'{\n<<<<<<< HEAD\n "cells": [],\n=======\n "cells": [1],\n>>>>>>> b\n}',
+        "unresolved merge (line 2)",
+    ),
     "a list": (b"[]", "JSON, but not a notebook"),
     "a number": (b"3", "not a notebook"),
     "no cells": (b'{"nbformat": 4}', "no list of cells"),
@@ -46,14 +49,25 @@ ODD = {  # readable, and right all the same
     "source as a list": json.dumps(notebook(GOOD.splitlines(keepends=True))).encode(),
     "odd cells": json.dumps(
         notebook(GOOD)
-        | {"cells": [1, None, {}, {"cell_type": "code"}, {"cell_type": "code", "source": 3}, *notebook(GOOD)["cells"]]}
+        | {
+            "cells": [
+                1,
+                None,
+                {},
+                {"cell_type": "code"},
+                {"cell_type": "code", "source": 3},
+                *notebook(GOOD)["cells"],
+            ]
+        }
     ).encode(),
     "source list with numbers": json.dumps(notebook([1, None, GOOD])).encode(),
     "no metadata": json.dumps({"cells": [{"cell_type": "code", "source": GOOD}]}).encode(),
     "duplicate keys": TEXT.replace('"nbformat": 4', '"nbformat": 3, "nbformat": 4').encode(),
     "not a number": TEXT.replace('"metadata": {}', '"metadata": {"x": NaN}').encode(),
     "a cell that cannot be parsed": json.dumps(notebook("def other(:", GOOD, "%%bash\nrm -rf /")).encode(),
-    "stored errors": json.dumps(notebook(GOOD)).replace('"outputs": []', '"outputs": [{"output_type": "error"}]').encode(),
+    "stored errors": json.dumps(notebook(GOOD))
+    .replace('"outputs": []', '"outputs": [{"output_type": "error"}]')
+    .encode(),
 }
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a table of cases, one line each)
 """Hostile and broken answers: each gets a clear verdict, and costs nobody else a point.
 
 All functions below are graded in one notebook, each as an exercise of its own.
@@ -26,13 +27,16 @@ YES = "class Yes(float):\n    __eq__ = __ge__ = __le__ = lambda *a: True\n\n"
 # name: (the learner's cell or cells, the status, a part of what the report says)
 RIGHT = {
     "good": GOOD,
-    "helper": "def multiply(a, b):\n    return a * b\n\n" + body("return [multiply(v, factor) for v in values]"),
+    "helper": "def multiply(a, b):\n    return a * b\n\n"
+    + body("return [multiply(v, factor) for v in values]"),
     "numpy_of_first_cell": body("return factor * np.asarray(values)"),
     "other_alias": "import numpy\n" + body("return numpy.multiply(values, factor)"),
     "a_lambda": "NAME = lambda values, factor: [factor * v for v in values]",
     "alias_name": "def mine(values, factor):\n    return [factor * v for v in values]\n\nNAME = mine",
     "decorated_by_check": "@check\n" + GOOD,
-    "wrapped": "import functools\n" + GOOD + "\n\nNAME = functools.wraps(NAME)(lambda values, factor: NAME2(values, factor))"
+    "wrapped": "import functools\n"
+    + GOOD
+    + "\n\nNAME = functools.wraps(NAME)(lambda values, factor: NAME2(values, factor))"
     "\n\ndef NAME2(values, factor):\n    return [factor * v for v in values]",
     "magics": "%matplotlib inline\n!echo hello\nfiles = !ls\n" + GOOD,
     "timed_cell": "%%time\n" + GOOD,
@@ -63,7 +67,9 @@ RIGHT = {
     + body("return [twice(factor * v) / 2 for v in values]"),
     "local_named_like_an_experiment": "result = endless_experiment()\n"
     + body("result = [factor * v for v in values]\nreturn result"),
-    "print_fake_verdict_but_right": body("print('{\"outcome\": \"graded\"}')\nreturn [factor * v for v in values]"),
+    "print_fake_verdict_but_right": body(
+        'print(\'{"outcome": "graded"}\')\nreturn [factor * v for v in values]'
+    ),
 }
 NOT_ATTEMPTED = {
     "stub": body('"""What it does."""\nraise NotImplementedError'),
@@ -77,8 +83,14 @@ NOT_ATTEMPTED = {
 }
 WRONG = {
     "adds": (body("return [factor + v for v in values]"), "You add the factor"),
-    "in_place": (body("for i, v in enumerate(values):\n    values[i] = factor * v\nreturn values"), "list of the caller"),
-    "half_done": (body("if values:\n    raise NotImplementedError\nreturn []").replace("if values", "if values == [2]"), ""),
+    "in_place": (
+        body("for i, v in enumerate(values):\n    values[i] = factor * v\nreturn values"),
+        "list of the caller",
+    ),
+    "half_done": (
+        body("if values:\n    raise NotImplementedError\nreturn []").replace("if values", "if values == [2]"),
+        "",
+    ),
     "shape": (body("return [[factor * v for v in values]]"), "shape (1, 2)"),
     "returns_none": (body("[factor * v for v in values]"), "None"),
     "words": (body("return ['a'] * len(values)"), "expected numbers"),
@@ -96,7 +108,10 @@ WRONG = {
     "lab_object": (body("return get_ipython().run('x')"), "get_ipython"),
     "divides_by_zero": (body("return 1 / 0"), "line 2 of your function"),
     "recursion": (body("return NAME(values, factor)"), "RecursionError"),
-    "deep_recursion": ("import sys\n" + body("sys.setrecursionlimit(10**9)\nreturn NAME(values, factor)"), None),
+    "deep_recursion": (
+        "import sys\n" + body("sys.setrecursionlimit(10**9)\nreturn NAME(values, factor)"),
+        None,
+    ),
     "asserts": (body("assert False, 'own words'"), "own words"),
     "stop_iteration": (body("raise StopIteration"), "StopIteration"),
     "calls_exit": (body("exit()"), "exit"),
@@ -113,7 +128,7 @@ WRONG = {
     "sets_a_breakpoint": (body("breakpoint()"), ""),
     "memory_at_once": (body("return [0] * 10**12"), "more memory"),
     "memory_numpy": (body("return np.ones(10**11)"), "emory"),
-    "memory_slowly": (body("kept = []\nwhile True:\n    kept.append(bytearray(10**7))"), "more memory"),
+    "memory_slowly": (body("kept = []\nwhile True:\n    kept.append(bytes(10**7))"), "more memory"),
     "big_file": (body("open('x', 'wb').write(b'x' * 10**8)"), "large"),
     "many_files": (body("for i in range(10**6):\n    open(f'f{i}', 'w').close()"), "more than 50 files"),
     "ends_when_loaded": ("X = exit()\n" + body("return X"), NOT_LOADED),
@@ -132,15 +147,21 @@ WRONG = {
         "Yes = type('Yes', (int,), {'__eq__': lambda *a: True})\n" + body("return [Yes(1), Yes(2)]"),
         "class Yes",
     ),
-    "prints_a_verdict": (body("print('{\"outcome\": \"graded\", \"failures\": []}')\nreturn 0"), ""),
+    "prints_a_verdict": (body('print(\'{"outcome": "graded", "failures": []}\')\nreturn 0'), ""),
     "reads_solutions": (body(f"return open(ROOT / 'solutions' / '{STEM}.py').read()"), "must not read"),
-    "reads_solutions_numpy": (body(f"return np.fromfile(str(ROOT / 'solutions' / '{STEM}.py'), dtype='u1')"), "must not"),
+    "reads_solutions_numpy": (
+        body(f"return np.fromfile(str(ROOT / 'solutions' / '{STEM}.py'), dtype='u1')"),
+        "must not",
+    ),
     "reads_the_graders": (body(f"return open(ROOT / 'tests' / 'test_{STEM}.py').read()"), "must not read"),
     "reads_by_descriptor": (
         "import os\n" + body(f"return os.read(os.open(str(ROOT / 'solutions/{STEM}.py'), os.O_RDONLY), 99)"),
         "must not read",
     ),
-    "reads_by_folder": ("import os\n" + body("return os.listdir(os.open(str(ROOT), os.O_RDONLY))"), "must not"),
+    "reads_by_folder": (
+        "import os\n" + body("return os.listdir(os.open(str(ROOT), os.O_RDONLY))"),
+        "must not",
+    ),
     "reads_passwords": (body("return open('/etc/passwd').read()"), "must not read"),
     "reads_its_parent": (
         "import os\n" + body("return open(f'/proc/{os.getppid()}/environ', 'rb').read()"),
@@ -148,11 +169,20 @@ WRONG = {
     ),
     "writes_its_memory": (body("return open('/proc/self/mem', 'r+b').read()"), "must not write"),
     "writes_elsewhere": (body("open(ROOT / 'x', 'w').write('x')"), "must not write"),
-    "removes_files": ("import os\n" + body("os.remove(ROOT / 'solutions' / '__init__.py')"), "must not change"),
+    "removes_files": (
+        "import os\n" + body("os.remove(ROOT / 'solutions' / '__init__.py')"),
+        "must not change",
+    ),
     "removes_folders": ("import shutil\n" + body("shutil.rmtree(ROOT / 'solutions')"), "must not"),
-    "makes_links": ("import os\n" + body("os.symlink(ROOT / 'solutions', 'here')\nopen('here/x')"), "must not change"),
+    "makes_links": (
+        "import os\n" + body("os.symlink(ROOT / 'solutions', 'here')\nopen('here/x')"),
+        "must not change",
+    ),
     "executes_an_import": (body(f"exec('from solutions.{STEM} import *')\nreturn 0"), "cannot be imported"),
-    "finds_it_in_sys_modules": ("import sys\n" + body(f"return sys.modules['tests.test_{STEM}']"), "KeyError"),
+    "finds_it_in_sys_modules": (
+        "import sys\n" + body(f"return sys.modules['tests.test_{STEM}']"),
+        "KeyError",
+    ),
     "main_module": ("import sys\n" + body("return sys.modules['__main__'].job"), "AttributeError"),
     "shell": ("import os\n" + body("os.system('echo hello')"), "start other programs"),
     "popen": ("import os\n" + body("os.popen('echo hello').read()"), "start other programs"),
@@ -170,7 +200,9 @@ WRONG = {
         "look into",
     ),
     "code_of_a_grader": (
-        body("f = lambda *a, **k: True\nsetattr(np.isclose._implementation, '__co' + 'de__', getattr(f, '__co' + 'de__'))"),
+        body(
+            "f = lambda *a, **k: True\nsetattr(np.isclose._implementation, '__co' + 'de__', getattr(f, '__co' + 'de__'))"
+        ),
         "look into",
     ),
     "quiet_about_refusals": (
@@ -181,13 +213,16 @@ WRONG = {
 ERROR = {
     "endless": (body("while True:\n    pass"), LOOP),
     "endless_and_swallows": (
-        body("while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"),
+        body(
+            "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
+        ),
         LOOP,
     ),
     "sleeps": ("import time\n" + body("time.sleep(10**6)"), LOOP),
     "endless_when_loaded": ("X = [x for x in iter(int, 1)]\n" + body("return X"), LOOP),
     "endless_text": (
-        "class Odd:\n    def __repr__(self):\n        while True:\n            pass\n\n" + body("raise ValueError(Odd())"),
+        "class Odd:\n    def __repr__(self):\n        while True:\n            pass\n\n"
+        + body("raise ValueError(Odd())"),
         LOOP,
     ),
     "endless_in_c": (body("return sum(iter(int, 1))"), LOOP),
@@ -198,11 +233,19 @@ ERROR = {
     "closes_everything": ("import os\n" + body("os.closerange(0, 1000)\nreturn 0"), "process ended"),
     "fills_the_pipe": (
         "import os\n"
-        + body("for fd in range(3, 200):\n    try:\n        while True:\n            os.write(fd, b'x' * 65536)\n    except OSError:\n        pass\nreturn 0"),
+        + body(
+            "for fd in range(3, 200):\n    try:\n        while True:\n            os.write(fd, b'x' * 65536)\n    except OSError:\n        pass\nreturn 0"
+        ),
         None,
     ),
-    "replaces_isclose": (body("np.isclose = lambda *a, **k: np.array(True)\nreturn [0.0, 0.0]"), "numpy.isclose"),
-    "replaces_by_dictionary": (body("np.__dict__['asarray'] = lambda *a: 0\nreturn [0.0, 0.0]"), "numpy.asarray"),
+    "replaces_isclose": (
+        body("np.isclose = lambda *a, **k: np.array(True)\nreturn [0.0, 0.0]"),
+        "numpy.isclose",
+    ),
+    "replaces_by_dictionary": (
+        body("np.__dict__['asarray'] = lambda *a: 0\nreturn [0.0, 0.0]"),
+        "numpy.asarray",
+    ),
     "replaces_deep_inside": (
         "import sys\n" + body("sys.modules['numpy._core.numeric'].isclose = print\nreturn [0.0, 0.0]"),
         "isclose",
@@ -210,7 +253,10 @@ ERROR = {
     "replaces_bool": (body("__builtins__['bool'] = lambda *a: True\nreturn 0"), "__builtins__"),
     "syntax": (body("return (1"), "syntax error"),
     "indentation": (SIGNATURE + "    x = 1\n   return x", "syntax error"),
-    "merge_marks": (SIGNATURE + "<<<<<<< HEAD\n    return 1\n=======\n    return 2\n>>>>>>> other", "merge marks"),
+    "merge_marks": (
+        SIGNATURE + "<<<<<<< HEAD\n    return 1\n=======\n    return 2\n>>>>>>> other",
+        "merge marks",
+    ),
     "null_byte": (GOOD + "\n\0", "null bytes|cannot be read"),
     "surrogate": (GOOD + "\nx = '\ud800'", "cannot be read"),
     "too_deep": (SIGNATURE + "    return " + "-" * 10**6 + "1", "too deeply"),
@@ -230,13 +276,19 @@ ERROR = {
     "imports_ctypes": ("import ctypes\n" + body("ctypes.string_at(0)"), "imports ctypes"),
     "imports_gc": ("import gc\n" + body("return gc.get_objects()"), "imports gc"),
     "imports_importlib": ("import importlib\n" + body("return importlib"), "imports importlib"),
-    "imports_threading": ("import threading\n" + body("threading.Timer(1, print).start()"), "imports threading"),
+    "imports_threading": (
+        "import threading\n" + body("threading.Timer(1, print).start()"),
+        "imports threading",
+    ),
     "imports_atexit": ("import atexit\n" + body("atexit.register(print)"), "imports atexit"),
     "imports_signal": ("import signal\n" + body("signal.alarm(0)"), "imports signal"),
     "dunder_import": (body("return __import__('os')"), "__import__"),
     "subclasses": (body("return ().__class__.__base__.__subclasses__()"), "__subclasses__"),
     "globals_of_a_function": (body("return np.isclose.__globals__"), "__globals__"),
-    "frames": (body("try:\n    1 / 0\nexcept Exception as e:\n    return e.__traceback__.tb_frame"), "tb_frame"),
+    "frames": (
+        body("try:\n    1 / 0\nexcept Exception as e:\n    return e.__traceback__.tb_frame"),
+        "tb_frame",
+    ),
     "frame_by_string": ("import sys\n" + body("return getattr(sys, '_getframe')()"), "_getframe"),
 }
 CASES = (
@@ -360,7 +412,12 @@ def test_a_worker_that_is_killed_costs_one_exercise(course, monkeypatch):
     worker = course / "rlcourse" / "grading" / "worker.py"
     text = worker.read_text()
     dies = '        if one["name"] == "adds":\n            os.kill(os.getpid(), 9)\n'
-    worker.write_text(text.replace('        exercise = exercises[one["name"]]\n', dies + '        exercise = exercises[one["name"]]\n'))
+    worker.write_text(
+        text.replace(
+            '        exercise = exercises[one["name"]]\n',
+            dies + '        exercise = exercises[one["name"]]\n',
+        )
+    )
     try:
         found = grade(course, ["good", "adds", "helper"])
     finally:

@@ -138,7 +138,11 @@ def test_a_class_by_file_name(course, tmp_path):
     for who in ("alice", "bob smith"):
         write(tmp_path / "class" / f"{STEM}_{who}.ipynb", RIGHT)
     write(tmp_path / "class" / f"zoe-{STEM} (1).ipynb", ADDS)
-    assert [s.student for s in find(tmp_path / "class", Grader(course).exercises)] == ["alice", "bob smith", "zoe"]
+    assert [s.student for s in find(tmp_path / "class", Grader(course).exercises)] == [
+        "alice",
+        "bob smith",
+        "zoe",
+    ]
 
 
 def test_which_of_two_notebooks_counts(course, tmp_path):
@@ -172,7 +176,9 @@ def test_names_of_report_folders():
     ]
 
 
-def test_one_submission_that_breaks_the_grader_does_not_stop_the_others(course, klass, tmp_path, monkeypatch, capsys):
+def test_one_submission_that_breaks_the_grader_does_not_stop_the_others(
+    course, klass, tmp_path, monkeypatch, capsys
+):
     true = Grader.grade
 
     def sometimes(self, path, stem):
@@ -204,7 +210,9 @@ def test_resume_grades_only_what_changed(course, klass, tmp_path, monkeypatch):
     out, graded, true = tmp_path / "out", [], Grader.grade
     run(course, klass, "--report", out, "--seconds", "0.5")
     first = (out / "class.csv").read_bytes()
-    monkeypatch.setattr(Grader, "grade", lambda self, path, stem: graded.append(path) or true(self, path, stem))
+    monkeypatch.setattr(
+        Grader, "grade", lambda self, path, stem: graded.append(path) or true(self, path, stem)
+    )
     run(course, klass, "--report", out, "--resume", "--seconds", "0.5")
     assert graded == [] and (out / "class.csv").read_bytes() == first
     write(klass / "alice" / f"{STEM}.ipynb", RIGHT)
@@ -214,7 +222,9 @@ def test_resume_grades_only_what_changed(course, klass, tmp_path, monkeypatch):
 
 def test_hostile_text_stays_text(tmp_path):
     exercise = Exercise("one", STEM, "98.1", "T", 1, 5, 10, None)
-    results = [Result(exercise, status, NASTY, notes=(NASTY,), diagnosis=NASTY) for status in ("wrong", "error")]
+    results = [
+        Result(exercise, status, NASTY, notes=(NASTY,), diagnosis=NASTY) for status in ("wrong", "error")
+    ]
     report = reports.as_dict(NASTY, {}, results, [NASTY])
     reports.write(tmp_path, report)
     reports.write_class(tmp_path, [report])

@@ -35,6 +35,7 @@ from rlcourse.lm import (
     token_logprobs,
     token_logprobs_and_entropies,
 )
+from rlcourse.lm.make_models import RECIPES
 from rlcourse.lm.models import MODELS
 
 NAMES = ["clock_sum", "clock_sum_process", "sort6"]
@@ -93,6 +94,14 @@ def test_checkpoint_is_as_good_as_its_card_says(name, no_network):
         assert abs(fresh.accuracy - p) <= 4 * error + 0.005, (key, fresh.accuracy, p)
     repeated = evaluate(model, world, card["prompts"], seed=card["seed"])
     assert repeated.accuracy == pytest.approx(card["sampled_accuracy"], abs=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_names_the_recipe_that_make_models_follows(name):
+    card = json.loads((MODELS / name / "card.json").read_text())
+    assert card["recipe"] == json.loads(json.dumps(RECIPES[name]._asdict()))
+    assert card["name"] == name
+    assert card["parameters"] == sum(p.numel() for p in load(name)[0].parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """The first five minutes: what the set-up says when something is missing, and that pins and documents agree."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tools import environment
 
@@ -73,9 +75,15 @@ def test_without_network_the_set_up_says_so(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
-    clean |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1"}
+    clean |= {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_NO_CACHE_DIR": "1",
+    }
     script = tmp_path / "tools" / "environment.py"
-    done = subprocess.run([sys.executable, script, "book"], env=clean, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, script, "book"], env=clean, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert done.stderr.strip().startswith("No network:") and "Traceback" not in done.stderr
     assert not (tmp_path / ".venv" / "ready-book").exists()
@@ -118,3 +126,16 @@ def test_the_repository_stays_small():
     sizes = {f: (ROOT / f).stat().st_size for f in listed.stdout.split("\0") if f and (ROOT / f).is_file()}
     assert sum(sizes.values()) < 40e6
     assert not [f for f, size in sizes.items() if size > 3e6]
+
+
+def test_the_pinned_packages_run_on_every_supported_python():
+    """Also on the first releases: Debian 12 still has Python 3.11.2."""
+    supported = [f"{major}.{minor}.{patch}" for major, minor in environment.SUPPORTED for patch in (0, 2, 9)]
+    for package, version in pins("constraints.txt").items():
+        try:
+            found = importlib.metadata.distribution(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # another platform's
+        assert found.version == version, f"{package}: {found.version} is installed, {version} is pinned"
+        allowed = SpecifierSet(found.metadata["Requires-Python"] or "")
+        assert all(allowed.contains(python) for python in supported), f"{package} {version} needs {allowed}"

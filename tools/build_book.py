@@ -9,7 +9,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
-SHELL = ["_config.yml", "_toc.yml", "_ext/*.py", "book/_static/*", "requirements-book.txt", "rlcourse/player.js"]
+SHELL = [
+    "_config.yml",
+    "_toc.yml",
+    "_ext/*.py",
+    "book/_static/*",
+    "requirements-book.txt",
+    "rlcourse/player.js",
+]
 
 
 def shell_hash() -> str:
@@ -27,7 +34,9 @@ def build(builder: str = "html") -> int:
     if not stamp.is_file() or stamp.read_text() != shell_hash():
         for folder in (BUILD / builder, BUILD / ".doctrees"):
             shutil.rmtree(folder, ignore_errors=True)
-    options = ["--builder", "html"] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
+    options = (
+        ["--builder", "html"] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
+    )
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     command = [jupyter_book, "build", ".", "-W", "-n", "--keep-going", "-q"]
     status = subprocess.run([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL).returncode

@@ -32,9 +32,8 @@ def fail(sentence):
 def version_of(python):
     """(major, minor) of an interpreter, or None if it does not run."""
     try:
-        text = subprocess.check_output(
-            [python, "-c", "import sys; print(sys.version_info[0], sys.version_info[1])"], stderr=subprocess.DEVNULL
-        )
+        code = "import sys; print(sys.version_info[0], sys.version_info[1])"
+        text = subprocess.check_output([python, "-c", code], stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return None
     return tuple(int(part) for part in text.split())
@@ -45,12 +44,12 @@ def find_python(current=sys.version_info[:2]):
     if tuple(current) in SUPPORTED:
         return sys.executable
     for major, minor in reversed(SUPPORTED):
-        python = shutil.which("python%d.%d" % (major, minor))
+        python = shutil.which(f"python{major}.{minor}")
         if python and version_of(python) == (major, minor):
             return python
     fail(
-        "This course needs Python 3.11, 3.12 or 3.13, and found only %d.%d: install one of them, "
-        "or say where it is with `make book PYTHON=/path/to/python3.12`." % tuple(current)
+        f"This course needs Python 3.11, 3.12 or 3.13, and found only {current[0]}.{current[1]}: install one of "
+        "them, or say where it is with `make book PYTHON=/path/to/python3.12`."
     )
 
 
@@ -62,22 +61,28 @@ def venv_python():
 def check_space(gigabytes):
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < gigabytes:
-        fail("The disk is nearly full: %.1f GB are free here, and this step needs %d GB." % (free, gigabytes))
+        fail(f"The disk is nearly full: {free:.1f} GB are free here, and this step needs {gigabytes} GB.")
+
+
+NO_SPACE = r"No space left|Errno 28|Disk quota|not enough space"
+NO_NETWORK = (
+    r"NewConnectionError|Failed to establish|name resolution|Network is unreachable|ConnectTimeout|ReadTimeout"
+    r"|Connection (refused|reset|aborted)|ProxyError|SSLError|Max retries|Read timed out"
+)
 
 
 def explain(log):
     """One sentence for what pip or venv said."""
-    if re.search(r"No space left|Errno 28|Disk quota|not enough space", log, re.I):
-        return "The disk is full: free some space (4 GB, or 8 GB with the CUDA build of PyTorch) and run the command again."
-    if re.search(
-        r"NewConnectionError|Failed to establish|name resolution|Network is unreachable|ConnectTimeout|ReadTimeout"
-        r"|Connection (refused|reset|aborted)|ProxyError|SSLError|Max retries|Read timed out",
-        log,
-        re.I,
-    ):
-        return "No network: the package index cannot be reached. Connect (or set PIP_INDEX_URL) and run the command again."
+    if re.search(NO_SPACE, log, re.IGNORECASE):
+        return "The disk is full: free 4 GB (8 GB with the CUDA build of PyTorch) and run the command again."
+    if re.search(NO_NETWORK, log, re.IGNORECASE):
+        return (
+            "No network: the package index cannot be reached. Connect (or set PIP_INDEX_URL) and try again."
+        )
     if "ensurepip" in log:
-        return "This Python cannot make virtual environments: install its venv package (Debian: python3-venv) and try again."
+        return (
+            "This Python cannot make virtual environments: install its venv package (Debian: python3-venv)."
+        )
     lines = [line for line in log.splitlines() if line.strip()]
     return "Installing failed; the last lines were:\n  " + "\n  ".join(lines[-5:])
 
@@ -123,9 +128,20 @@ def prepare(what):
     python = find_python()
     check_space(SPACE_GB[what])
     if version_of(venv_python()) not in SUPPORTED:
-        print("Making the virtual environment .venv with Python %d.%d …" % version_of(python), flush=True)
+        print(
+            "Making the virtual environment .venv with Python {}.{} …".format(*version_of(python)), flush=True
+        )
         run([python, "-m", "venv", "--clear", VENV])
-    pip = [venv_python(), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--retries", "2"]
+    pip = [
+        venv_python(),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--retries",
+        "2",
+    ]
     for title, arguments in INSTALLS[what]:
         print("Installing " + title + " ", end="", flush=True)
         index = os.environ.get("TORCH_INDEX")

@@ -53,7 +53,9 @@ def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "_build" / "book.pdf"
     path = find_browser()
     if path is None:
-        sys.exit("No Chromium or Chrome found: install one, or say where it is with BROWSER_PATH=/path/to/chrome.")
+        sys.exit(
+            "No Chromium or Chrome found: install one, or say where it is with BROWSER_PATH=/path/to/chrome."
+        )
     print("Printing (about half a minute) …", flush=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)

@@ -76,7 +76,9 @@ def read_cells(path: Path) -> list[str]:
         raise Unreadable("has the old notebook format 3: open it in Jupyter and save it again")
     version = notebook.get("nbformat", 4)
     if version != 4:
-        raise Unreadable(f"has notebook format {str(version)[:20]}, not 4: open it in Jupyter and save it again")
+        raise Unreadable(
+            f"has notebook format {str(version)[:20]}, not 4: open it in Jupyter and save it again"
+        )
     if not isinstance(notebook.get("cells"), list):
         raise Unreadable("is JSON, but not a notebook: it has no list of cells")
     return [_source(c) for c in notebook["cells"] if isinstance(c, dict) and c.get("cell_type") == "code"]
@@ -222,7 +224,9 @@ def _needs(text: str) -> frozenset[str]:
     found = set()
 
     def walk(table, top):
-        found.update(s.get_name() for s in table.get_symbols() if (s.is_referenced() if top else s.is_global()))
+        found.update(
+            s.get_name() for s in table.get_symbols() if (s.is_referenced() if top else s.is_global())
+        )
         for inner in table.get_children():
             walk(inner, False)
 

@@ -7,12 +7,42 @@ import types
 
 FUNCTIONS = ("builtins", "math", "operator", "numpy", "torch", "rlcourse", "tests")
 COMPARES = {  # what makes an object pass a comparison that it should fail
-    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__float__", "__int__", "__index__"),
-    *("__array__", "__array_ufunc__", "__array_function__", "__torch_function__", "__getattribute__", "__class__"),
+    *(
+        "__eq__",
+        "__ne__",
+        "__lt__",
+        "__le__",
+        "__gt__",
+        "__ge__",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "__index__",
+    ),
+    *(
+        "__array__",
+        "__array_ufunc__",
+        "__array_function__",
+        "__torch_function__",
+        "__getattribute__",
+        "__class__",
+    ),
     *("__sub__", "__rsub__", "__abs__", "__array_interface__", "__array_struct__", "__buffer__", "detach"),
 }
 PLAIN = (int, float, complex, str, bytes, bool, type(None))
 DEPTH = 6
+TORCH = {
+    "allclose",
+    "isclose",
+    "equal",
+    "eq",
+    "tensor",
+    "as_tensor",
+    "from_numpy",
+    "zeros",
+    "ones",
+    "softmax",
+}
 
 
 class Snapshot:
@@ -34,6 +64,8 @@ class Snapshot:
 
     def _add(self, owner: str, space) -> None:
         kept = {k: v for k, v in list(vars(space).items()) if callable(v) or isinstance(v, types.ModuleType)}
+        if owner == "torch":  # parts of torch replace some of its functions when they are first used
+            kept = {k: v for k, v in kept.items() if k in TORCH}
         self.values.append((owner, space, kept))
         for name, function in kept.items():
             function = getattr(function, "_implementation", function)
@@ -61,7 +93,11 @@ def _state(function) -> tuple:
 
 def _small_torch(name: str) -> bool:
     """Of torch's two thousand modules, those whose functions graders call."""
-    return not name.startswith("torch.") or name in ("torch.nn.functional", "torch.functional", "torch.autograd")
+    return not name.startswith("torch.") or name in (
+        "torch.nn.functional",
+        "torch.functional",
+        "torch.autograd",
+    )
 
 
 def known_types() -> set[int]:
@@ -76,7 +112,7 @@ def known_types() -> set[int]:
 
 
 def forged(value, known: set[int], depth: int = 0) -> str:
-    """Why a result is not to be trusted: its class is the submission's and redefines comparisons; '' if it is fine."""
+    """Why a result is not to be trusted: its class comes with the submission and redefines comparisons."""
     cls = type(value)
     if cls in PLAIN or depth > DEPTH:
         return ""
@@ -85,7 +121,8 @@ def forged(value, known: set[int], depth: int = 0) -> str:
             own = set(type.__dict__["__dict__"].__get__(base)) if id(base) not in known else set()
             own -= {"__eq__"} if "__dataclass_params__" in own else set()
             if bad := sorted(own & COMPARES):
-                return f"the result is of a class {base.__name__!s:.40} that defines {bad[0]}: return plain numbers"
+                where = f"the result is of a class {base.__name__!s:.40}"
+                return f"{where} that defines {bad[0]}: return plain numbers"
         bases = type.__dict__["__mro__"].__get__(cls)
         if {float, int, str} & set(bases) and enum.Enum not in bases:
             return f"the result is of the class {cls.__name__!s:.40}: return a plain number"

@@ -50,7 +50,16 @@ REFUSED_EVENTS = {  # event of Python's audit hooks, or its first part: what the
 }
 LOOKS = {"sys._getframe", "object.__getattr__", "object.__setattr__"}  # libraries may, a submission may not
 FRAMES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "__code__", "__defaults__", "__kwdefaults__"}
-CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
+CHANGES = {
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+}
 CHANGES |= {"os.chown", "os.utime", "shutil.rmtree", "shutil.move", "sqlite3.connect"}
 MOST_FILES = 50  # that a submission may open for writing
 SOURCE_NAME = "<submission>"
@@ -59,13 +68,13 @@ SOURCE_NAME = "<submission>"
 class Limits(NamedTuple):
     """What one exercise may use."""
 
-    seconds: float = 10.0  # of CPU time; twice as much on the clock
+    seconds: float = 10.0  # of CPU time; three times as much on the clock
     memory: int = 1 << 30  # bytes on top of what the grader itself takes
     file_size: int = 16 << 20
 
     @property
     def clock(self) -> float:
-        return 2 * self.seconds + 2
+        return 3 * self.seconds + 5
 
 
 class Roads(NamedTuple):

@@ -157,7 +157,9 @@ class _Gather:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 word = node.value
             if word in FORBIDDEN_NAMES:
-                raise _Refused(f"the code uses {word}, which a submission must not (code cell {statement.cell})")
+                raise _Refused(
+                    f"the code uses {word}, which a submission must not (code cell {statement.cell})"
+                )
             if isinstance(node, ast.Import):
                 modules = [a.name for a in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -183,7 +185,9 @@ class _Gather:
     def source(self) -> str:
         future = [t for t in self.lines if t.startswith("from __future__")]
         first = [s.text for s in self.notebook.binding.get("annotations", []) if "__future__" in s.text]
-        return "\n\n".join([*dict.fromkeys(future + first), *(t for t in self.lines if t not in future)]) + "\n"
+        return (
+            "\n\n".join([*dict.fromkeys(future + first), *(t for t in self.lines if t not in future)]) + "\n"
+        )
 
 
 def _module(node: ast.stmt) -> str:

@@ -63,7 +63,10 @@ def terminal(report: dict) -> str:
     for e in report["exercises"]:
         points = f"{e['points']}/{e['of']}"
         text = e["message"] if e["status"] in ("wrong", "error") else e["status"]
-        lines.append(f"  {MARKS[e['status']]} {e['number']:>5}  {e['exercise']:<{width}}  {points:>6}  {one_line(text)}")
+        lines.append(
+            f"  {MARKS[e['status']]} {e['number']:>5}  {e['exercise']:<{width}}  {points:>6}"
+            f"  {one_line(text)}"
+        )
         if e["diagnosis"]:
             lines.append(f"{'':>11}Diagnosis ({e['mutant']}): {e['diagnosis']}")
         lines += [f"{'':>11}Note: {one_line(n)}" for n in e["notes"]]

@@ -51,7 +51,7 @@ class Grader:
 
     Args:
         root: the folder of the course.
-        seconds: CPU seconds for one exercise; None means 10, or 60 for chapters that use torch.
+        seconds: CPU seconds for one exercise; None means 10, or 30 for chapters that use torch.
         memory: bytes for one exercise; None means 1 GiB, or 4 GiB for chapters that use torch.
         fork: one child per exercise by fork (None: where that is safe), or one process per exercise.
     """
@@ -65,7 +65,7 @@ class Grader:
     def limits(self, stem: str) -> Limits:
         files = [self.root / "tests" / f"test_{stem}.py", self.root / "solutions" / f"{stem}.py"]
         heavy = any(TORCH.search(f.read_text(encoding="utf-8")) for f in files)
-        usual = Limits(60.0, 4 << 30) if heavy else Limits()
+        usual = Limits(30.0, 4 << 30) if heavy else Limits()
         return usual._replace(seconds=self.seconds or usual.seconds, memory=self.memory or usual.memory)
 
     def of_chapter(self, stem: str) -> list[Exercise]:
@@ -97,7 +97,11 @@ class Grader:
         for name, verdict in self._run(stem, [j for j in again if j.source]).items():
             if _right(verdict):
                 others = ", ".join(sorted(set(jobs[name].uses) & wrong))
-                verdicts[name] = {**verdict, "note": f"graded with the reference for {others}, which is not right"}
+                verdicts[name] = {
+                    **verdict,
+                    "note": f"graded with the reference for {others}, which is not right",
+                }
+        self.learn_mutants([self.exercises[n] for n, v in verdicts.items() if v.get("failures")])
         return [self._result(e, jobs[e.name], verdicts.get(e.name)) for e in self.of_chapter(stem)]
 
     def _result(self, exercise: Exercise, job: Job, verdict: dict | None) -> Result:
@@ -120,16 +124,24 @@ class Grader:
         text = f"{failures[0].property} {failures[0].message}"
         return Result(exercise, "wrong", text, failures, mutant.name, mutant.diagnosis, **rest)
 
-    def known_mutants(self, exercise: Exercise) -> list[Mutant]:
-        """How the course's wrong versions fail; found out once per exercise, in a process of its own."""
+    def learn_mutants(self, exercises: list[Exercise]) -> None:
+        """Find out how the course's wrong versions fail; once, in a process that no learner's code enters."""
         with self.lock:
-            if exercise.name not in self.mutants:
-                lines, error = self._start({"mode": "mutants", "name": exercise.name}, 0, START)
-                if not lines:
-                    raise GraderBroken(f"the mutants of {exercise.name} do not run: {error}")
+            new = [e for e in exercises if e.name not in self.mutants]
+            if not new:
+                return
+            lines, error = self._start(
+                {"mode": "mutants", "names": [e.name for e in new]}, len(new) - 1, START
+            )
+            if len(lines) < len(new):
+                raise GraderBroken(f"the mutants of {new[len(lines)].name} do not run: {error}")
+            for exercise, known in zip(new, lines, strict=True):
                 self.mutants[exercise.name] = [
-                    Mutant(name, text, frozenset((g, m) for g, m in fails)) for name, text, fails in lines[0]
+                    Mutant(name, text, frozenset((g, m) for g, m in fails)) for name, text, fails in known
                 ]
+
+    def known_mutants(self, exercise: Exercise) -> list[Mutant]:
+        self.learn_mutants([exercise])
         return self.mutants[exercise.name]
 
     def _run(self, stem: str, jobs: list[Job]) -> dict[str, dict]:
@@ -235,7 +247,13 @@ def environment(work: str) -> dict[str, str]:
     """All that the worker gets: no secrets of the machine, one thread, no GPU, no network of Hugging Face."""
     kept = {k: os.environ[k] for k in ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH") if k in os.environ}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    own = {"HOME": work, "TMPDIR": work, "MPLBACKEND": "Agg", "MPLCONFIGDIR": work, "CUDA_VISIBLE_DEVICES": ""}
+    own = {
+        "HOME": work,
+        "TMPDIR": work,
+        "MPLBACKEND": "Agg",
+        "MPLCONFIGDIR": work,
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     return kept | threads | own | {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1"}
 
 

@@ -42,13 +42,20 @@ def find(path: Path, exercises: dict[str, Exercise], reports: Path | None = None
         by_name.setdefault(who, []).append(file)
     for folder in folders:
         inside = [p for p in sorted(folder.rglob("*.ipynb")) if all(_is_learners(q) for q in p.parents)]
-        inside = [p for p in inside if not p.name.startswith(".") and folder not in _folder_notebooks(p, folder)]
+        inside = [
+            p for p in inside if not p.name.startswith(".") and folder not in _folder_notebooks(p, folder)
+        ]
         by_name.setdefault(folder.name, []).extend(inside)
     return [_one(who, found, stems, exercises) for who, found in sorted(by_name.items())]
 
 
 def _is_learners(folder: Path) -> bool:
-    return folder.suffix != ".ipynb" and folder.name not in ("__MACOSX", "__pycache__", ".ipynb_checkpoints", ".git")
+    return folder.suffix != ".ipynb" and folder.name not in (
+        "__MACOSX",
+        "__pycache__",
+        ".ipynb_checkpoints",
+        ".git",
+    )
 
 
 def _folder_notebooks(path: Path, folder: Path) -> list[Path]:

@@ -40,8 +40,8 @@ def main() -> None:
         os.write(out, (json.dumps(message) + "\n").encode())
 
     if job["mode"] == "mutants":
-        found = mutants_of(exercises[job["name"]])
-        send([[m.name, m.diagnosis, sorted(m.fails)] for m in found])
+        for name in job["names"]:
+            send([[m.name, m.diagnosis, sorted(m.fails)] for m in mutants_of(exercises[name])])
         return
     graders = {j["name"]: [g.__name__ for g in graders_of(exercises[j["name"]])] for j in job["jobs"]}
     send({"graders": graders})
@@ -54,7 +54,10 @@ def main() -> None:
             verdict = _run_one(exercise, one, job, Path(job["work"]))
             verdict["seconds"] = round(time.monotonic() - start, 2)
         if verdict.get("outcome") == "graded" and verdict.pop("ran", None) != graders[one["name"]]:
-            verdict = {"outcome": "died", "message": "not all graders ran: the code interfered with the grader"}
+            verdict = {
+                "outcome": "died",
+                "message": "not all graders ran: the code interfered with the grader",
+            }
         send({"name": one["name"], **verdict})
 
 
@@ -180,7 +183,7 @@ def _run_one(exercise, one: dict, job: dict, work: Path) -> dict:
         guard.armed = True
         exec(compile(one["source"], isolation.SOURCE_NAME, "exec"), submission.__dict__)
         implementation = submission.__dict__[exercise.name]
-        for name, function in given.items():
+        for function in given.values():
             if hasattr(function, "__globals__") and exercise.name not in function.__globals__:
                 function.__globals__[exercise.name] = implementation
         if problem := parameter_problem(implementation, one["parameters"]):
@@ -201,7 +204,7 @@ class _Interference(BaseException):
 
 
 def _standins(one: dict, root: Path) -> dict:
-    """References that stand in for other exercises, and earlier chapters' solutions: loaded before the fence."""
+    """References for other exercises, and earlier chapters' solutions: loaded before the fence."""
     import importlib
 
     for name in one["earlier"]:
