@@ -1,4 +1,4 @@
-"""Sphinx extension of the book's shell: MathJax, launch buttons, clean pages, exercise cards, one-page build."""
+"""Sphinx extension of the book's shell: MathJax, launch buttons, clean pages, exercise cards, one page."""
 
 import importlib.metadata
 import os
@@ -138,10 +138,10 @@ def mark_verdicts(app, doctree):
 
 
 def describe_figures(app, doctree):
-    """A figure that a lab showed with `show(…, alt=…)` keeps its description: it is the text output beside it."""
-    for bundle in doctree.findall(
-        lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "mime_bundle"
-    ):
+    """A figure that a lab showed with `show(…, alt=…)` keeps its description, the text output beside it."""
+    for bundle in doctree.findall(nodes.container):
+        if bundle.get("nb_element") != "mime_bundle":
+            continue
         match = re.match(r"\[figure \S+: (.*)\]$", bundle.astext().strip(), re.DOTALL)
         for image in bundle.findall(nodes.image):
             image["alt"] = match[1] if match else "Figure drawn by the cell above"

@@ -1,7 +1,7 @@
 """PPO of chapter 6 against Stable-Baselines3 and against CleanRL's published settings.
 
     pip install stable-baselines3==2.9.2
-    OMP_NUM_THREADS=1 python benchmarks/bench_ppo.py [--seeds 10] [--only cartpole|acrobot|ablation]
+    OMP_NUM_THREADS=1 python benchmarks/bench_ppo.py [--seeds 5] [--only cartpole|acrobot|ablation]
 
 Writes results/bench_ppo.json and the tables results/bench_ppo_*.md that the book includes. Every run is on
 one thread; seconds are those of the CPU, with the evaluations left out. The contestants take
@@ -9,7 +9,8 @@ turns seed by seed, so that other work on the machine hits them alike.
 
 The settings of chapter 6 were chosen on seeds 0 to 15. The seeds here start at 100.
 
-A run is solved at the first of two checkpoints in a row (every 2,048 steps, Acrobot every 4,096) at which the
+CartPole runs stop after 51,200 steps (CleanRL's settings 102,400, the ablation 40,960), Acrobot runs when
+they are solved; the learning rate falls as if they went on to 100,000 (CleanRL's 500,000). A run is solved at the first of two checkpoints in a row (every 2,048 steps, Acrobot every 4,096) at which the
 greedy policy's mean return over 100 fixed fresh episodes reaches the threshold.
 """
 
@@ -34,8 +35,8 @@ from solutions.ch06_ppo import ACROBOT, Settings, acrobot, cartpole, evaluate, p
 OUT = ROOT / "results" / "bench_ppo.json"
 FIRST_SEED = 100
 TASKS = {
-    "cartpole": {"make": cartpole, "id": "CartPole-v1", "goal": 475.0, "every": 2048, "total": 100_000},
-    "acrobot": {"make": acrobot, "id": "Acrobot-v1", "goal": -100.0, "every": 4096, "total": 100_000},
+    "cartpole": {"make": cartpole, "id": "CartPole-v1", "goal": 475.0, "every": 2048, "stop": 51_200},
+    "acrobot": {"make": acrobot, "id": "Acrobot-v1", "goal": -100.0, "every": 4096, "stop": None},
 }
 # CleanRL's ppo.py as published: 4 environments x 128 steps, 4 epochs of 4 minibatches, lr 2.5e-4 falling over
 # 500,000 steps, a clip range that does not fall, a value loss with a factor 1/2. Two things of it are not
@@ -70,17 +71,23 @@ class Tracker:
 
     def __init__(self, task):
         self.task, self.log, self.spent, self.next = task, [], 0.0, task["every"]
+        self.stopped = False
         self.start = time.process_time()
 
-    def at(self, step, act):
-        """Call where a policy is ready; `act` maps an object with .act, as in chapter 6."""
+    def at(self, step, agent):
+        """Call between two updates with an agent that has `act`; True means that the run is over."""
         if step < self.next:
-            return
+            return self.stopped
         self.spent += time.process_time() - self.start
         self.next = (step // self.task["every"] + 1) * self.task["every"]
-        score = float(evaluate(act, self.task["make"]))
+        score = float(evaluate(agent, self.task["make"]))
         self.log.append((step, score, self.spent))
         self.start = time.process_time()
+        if self.task["stop"] is not None:
+            self.stopped = step >= self.task["stop"]
+        elif len(self.log) > 1:
+            self.stopped = min(self.log[-1][1], self.log[-2][1]) >= self.task["goal"]
+        return self.stopped
 
     def row(self, seed):
         goal, log = self.task["goal"], self.log
@@ -96,15 +103,10 @@ class Tracker:
         }
 
 
-def ours(task, cfg, seed, stop=None, device="cpu"):
+def ours(task, cfg, seed, stop=None):
     """Chapter 6's ppo()."""
-    tracker = Tracker(task)
-
-    def after_update(step, agent, batch):
-        tracker.at(step, agent)
-        return stop is not None and step >= stop
-
-    ppo(task["make"], cfg, seed, after_update, device=device)
+    tracker = Tracker({**task, "stop": stop or task["stop"]})
+    ppo(task["make"], cfg, seed, lambda step, agent, batch: tracker.at(step, agent))
     return tracker.row(seed)
 
 
@@ -129,7 +131,7 @@ def sb3(task, seed, num_envs, normalise=False, **settings):
 
     class Callback(BaseCallback):
         def _on_step(self):
-            return True
+            return not tracker.stopped
 
         def _on_rollout_start(self):
             tracker.at(self.num_timesteps, Sb3Policy(self.model))
@@ -140,7 +142,7 @@ def sb3(task, seed, num_envs, normalise=False, **settings):
     env = make_vec_env(task["id"], num_envs, seed=seed)
     model = PPO("MlpPolicy", VecNormalize(env) if normalise else env, seed=seed, device="cpu", **settings)
     tracker = Tracker(task)
-    model.learn(task["total"], callback=Callback())
+    model.learn(100_000, callback=Callback())
     return tracker.row(seed)
 
 
@@ -205,7 +207,7 @@ CONTESTANTS = {
         "chapter 6": lambda task, seed: ours(task, Settings(), seed),
         "SB3, zoo settings": zoo_cartpole,
         "SB3, settings of chapter 6": sb3_with(Settings()),
-        "chapter 6, CleanRL's settings": lambda task, seed: ours(task, CLEANRL, seed, stop=150_000),
+        "chapter 6, CleanRL's settings": lambda task, seed: ours(task, CLEANRL, seed, stop=102_400),
     },
     "acrobot": {
         "chapter 6": lambda task, seed: ours(task, ACROBOT, seed),
@@ -213,7 +215,7 @@ CONTESTANTS = {
         "SB3, settings of chapter 6": sb3_with(ACROBOT),
     },
     "ablation": {
-        name: lambda task, seed, change=change: ours(task, Settings()._replace(**change), seed, stop=40_000)
+        name: lambda task, seed, change=change: ours(task, Settings()._replace(**change), seed, stop=40_960)
         for name, change in ABLATION.items()
     },
 }
@@ -263,7 +265,7 @@ def tables(result):
         "solved",
         "steps to the threshold",
         "CPU s to it",
-        "final return",
+        "return at the stop",
         "steps per CPU s",
     ]
     for task in ("cartpole", "acrobot"):
@@ -283,7 +285,7 @@ def tables(result):
             lines.append("| " + " | ".join(cells) + " |")
         (ROOT / "results" / f"bench_ppo_{task}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if "ablation" in result:
-        lines = ["| Version | solved within 40,000 steps | steps to the threshold | return at 40,000 steps |"]
+        lines = ["| Version | solved within 40,000 steps | steps to the threshold | return at 40,960 steps |"]
         lines.append("|---|---|---|---|")
         for name, entry in result["ablation"].items():
             s = entry["summary"]
@@ -299,7 +301,7 @@ def tables(result):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", choices=list(CONTESTANTS), action="append")
     options = parser.parse_args()
     torch.set_num_threads(1)

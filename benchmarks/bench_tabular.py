@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/bench_tabular.py [--seeds 30] [--repeats 3]
 
-writes results/bench_tabular.json and results/bench_tabular.md, which chapter 4 includes. All contestants do the
-same work: Q-learning or SARSA on CliffWalking-v1, 500 episodes per seed, epsilon 0.1, alpha 0.5, gamma 1.
+writes results/bench_tabular.json and results/bench_tabular.md, which chapter 4 includes. All do the same
+work: Q-learning or SARSA on CliffWalking-v1, 500 episodes per seed, epsilon 0.1, alpha 0.5, gamma 1.
 Times are CPU seconds of one thread; the contestants take turns within a repeat.
 
 Equal learning curves are checked in two ways. The course's loop gives the same returns, episode by episode,
@@ -34,7 +34,7 @@ USUAL = "usual loop: NumPy table, Gymnasium"
 LOCKSTEP = "lockstep: all seeds in NumPy arrays"
 
 
-def course(env, seed, algorithm, rng):
+def course(env, algorithm, rng):
     learn = q_learning if algorithm == "Q-learning" else sarsa
     return learn(env, [[0.0] * 4 for _ in range(48)], EPISODES, ALPHA, EPSILON, GAMMA, rng)
 
@@ -42,12 +42,12 @@ def course(env, seed, algorithm, rng):
 def course_on_table(seeds, algorithm):
     table = gym.make("CliffWalking-v1").unwrapped.P
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    return [course(TableEnv(table, 36, rng), seed, algorithm, rng) for seed, rng in zip(seeds, rngs, strict=True)]
+    return [course(TableEnv(table, 36, rng), algorithm, rng) for rng in rngs]
 
 
 def course_on_gym(seeds, algorithm):
     env = gym.make("CliffWalking-v1")
-    return [course(env, seed, algorithm, np.random.default_rng(seed)) for seed in seeds]
+    return [course(env, algorithm, np.random.default_rng(seed)) for seed in seeds]
 
 
 def usual_loop(seeds, algorithm, ties="random"):
@@ -131,7 +131,7 @@ def largest_t(a, b):
 
 
 def permutation_p(a, b, draws=2000):
-    """Share of random relabellings of the seeds whose largest |t| over 20 blocks is at least the observed one."""
+    """The largest |t| over 20 blocks, and the share of random relabellings of the seeds that reach it."""
     a, b = (np.reshape(x, (len(x), 20, -1)).mean(2) for x in (a, b))
     both, rng, seen = np.concatenate([a, b]), np.random.default_rng(0), largest_t(a, b)
     hits = 0
@@ -153,7 +153,10 @@ def measure(algorithm, seeds, repeats):
     for name, row in rows.items():
         last = curves[name][:, -100:].mean(1)
         row["median_s"] = float(np.median(row["seconds"]))
-        row["last_100"] = [round(float(last.mean()), 2), round(float(1.96 * last.std(ddof=1) / len(last) ** 0.5), 2)]
+        row["last_100"] = [
+            round(float(last.mean()), 2),
+            round(float(1.96 * last.std(ddof=1) / len(last) ** 0.5), 2),
+        ]
         t, p = permutation_p(curves[name], fresh)
         row["largest_t_against_fresh_course_seeds"], row["permutation_p"] = round(t, 2), round(p, 3)
     same = bool((curves[OURS] == curves["this course's loop on Gymnasium"]).all())
@@ -176,20 +179,23 @@ def measure(algorithm, seeds, repeats):
 
 def table(report):
     """The report as Markdown, for the book."""
-    lines = ["| algorithm | implementation | CPU s | to ours | return, last 100 | $p$ |", "|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "| algorithm | implementation | CPU s | to ours | return, last 100 | $p$ |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for algorithm, case in report["cases"].items():
         ours = case["solvers"][OURS]["median_s"]
         for i, (name, row) in enumerate(case["solvers"].items()):
             mean, half = row["last_100"]
             lines.append(
-                f"| {algorithm if i == 0 else ''} | {name} | {row['median_s']:.2f} | {row['median_s'] / ours:.1f} | "
-                f"{mean:.1f} ± {half:.1f} | {row['permutation_p']:.2f} |"
+                f"| {algorithm if i == 0 else ''} | {name} | {row['median_s']:.2f} | "
+                f"{row['median_s'] / ours:.1f} | {mean:.1f} ± {half:.1f} | {row['permutation_p']:.2f} |"
             )
     versions = ", ".join(f"{k} {v}" for k, v in report["versions"].items())
     lines += [
         "",
-        f"{report['seeds']} seeds × {EPISODES} episodes, medians of {report['repeats']} repeats on {report['date']}; "
-        f"{report['device']}; {versions}.",
+        f"{report['seeds']} seeds × {EPISODES} episodes, medians of {report['repeats']} repeats "
+        f"on {report['date']}; {report['device']}; {versions}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -205,11 +211,17 @@ def main():
         "device": options.device,
         "command": "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "
         f"python benchmarks/bench_tabular.py --seeds {options.seeds} --repeats {options.repeats}",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "gymnasium": gym.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "gymnasium": gym.__version__,
+        },
         "seeds": options.seeds,
         "repeats": options.repeats,
         "settings": {"episodes": EPISODES, "alpha": ALPHA, "epsilon": EPSILON, "gamma": GAMMA},
-        "cases": {a: measure(a, list(range(options.seeds)), options.repeats) for a in ("Q-learning", "SARSA")},
+        "cases": {
+            a: measure(a, list(range(options.seeds)), options.repeats) for a in ("Q-learning", "SARSA")
+        },
     }
     (ROOT / "results").mkdir(exist_ok=True)
     (ROOT / "results" / "bench_tabular.json").write_text(

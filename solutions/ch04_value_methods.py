@@ -32,9 +32,8 @@ def q_learning_update(Q, s, a, reward, s_next, terminated, alpha, gamma):
 
     Q: table of lists, Q[s][a]. The entry of (s, a) changes in place, no other does.
     reward: R_{t+1}, which followed action a in state s. s_next: the state it led to.
-    terminated: True if s_next is terminal: nothing follows, its value is 0. Being
-        stopped by a time limit is not termination.
-    alpha: step size. gamma: discount factor.
+    terminated: True if s_next is terminal: nothing follows, its value is 0. A time
+        limit is no termination. alpha: step size. gamma: discount factor.
 
     Source: Watkins (1989); Sutton and Barto (2018), eq. 6.8.
     """
@@ -49,7 +48,7 @@ def sarsa_update(Q, s, a, reward, s_next, a_next, terminated, alpha, gamma):
 
     a_next: the action that will really be taken in s_next. Its value is not used if
         `terminated`; it may then be None.
-    The other arguments are those of q_learning_update; Q changes in place at (s, a) only.
+    The rest as in q_learning_update; Q changes in place at (s, a) only.
 
     Source: Sutton and Barto (2018), eq. 6.7.
     """
@@ -60,8 +59,7 @@ def sarsa_update(Q, s, a, reward, s_next, a_next, terminated, alpha, gamma):
 
 
 def expected_sarsa_target(q_next, reward, terminated, epsilon, gamma):
-    """Reward plus the discounted mean value of the epsilon-greedy policy at the next state,
-    (eq-expected-sarsa).
+    """Reward plus discounted mean next value of epsilon-greedy, (eq-expected-sarsa).
 
     q_next: list of A action values of the next state; not changed.
     epsilon: with this probability the policy draws one of all A actions, the best
@@ -78,7 +76,7 @@ def expected_sarsa_target(q_next, reward, terminated, epsilon, gamma):
 def q_learning(env, Q, episodes, alpha, epsilon, gamma, rng):
     """Q-learning with an epsilon-greedy behaviour; Q changes in place.
 
-    Returns the list of the episodes' undiscounted returns, as they were lived through.
+    Returns the list of the episodes' undiscounted returns.
     """
     returns = []
     for _ in range(episodes):
@@ -121,8 +119,8 @@ def sarsa(env, Q, episodes, alpha, epsilon, gamma, rng, expected=False):
 def visit_step_size(counts, s, a, power):
     """Count this visit of (s, a) and return its step size, (eq-step-size).
 
-    counts: table of lists, visits of each pair so far; counts[s][a] grows by 1 in place.
-    power: 0 gives the constant 1. Above 0.5 and up to 1 the Robbins-Monro conditions hold.
+    counts: table of lists, visits so far; counts[s][a] grows by 1 in place.
+    power: 0 gives the constant 1; above 0.5, up to 1: (eq-robbins-monro) holds.
 
     Returns n ** -power, where n = 1 at the first visit.
     """
@@ -152,7 +150,7 @@ def double_q_update(Q, Q_other, s, a, reward, s_next, terminated, alpha, gamma):
 def double_q_learning(env, Q, Q_other, episodes, alpha, epsilon, gamma, rng):
     """Double Q-learning; the behaviour is epsilon-greedy on the sum of both tables.
 
-    Both tables change in place. Returns the list of the episodes' undiscounted returns.
+    Both tables change in place. Returns the episodes' undiscounted returns.
     """
     returns = []
     for _ in range(episodes):
@@ -171,16 +169,16 @@ def double_q_learning(env, Q, Q_other, episodes, alpha, epsilon, gamma, rng):
 
 
 def n_step_targets(rewards, next_values, terminated, truncated, n, gamma):
-    """n-step targets of T consecutive steps, which may span several episodes, (eq-n-step).
+    """n-step targets of T consecutive steps of one or more episodes, (eq-n-step).
 
     rewards: (T,) array; rewards[t] follows the action of step t.
-    next_values: (T,) array; value of the state that step t led to, seen before any reset.
-    terminated, truncated: (T,) bool arrays; step t ended its episode, for good or by the clock.
-    n: number of rewards to use, at least 1. A target uses fewer where the episode ends or
-        the log stops. After a termination nothing is added; else the discounted next value.
+    next_values: (T,) array; value of the state that step t led to, before any reset.
+    terminated, truncated: (T,) bool arrays; how step t ended its episode, if it did.
+    n: number of rewards to use, at least 1; fewer where the episode ends or the log
+        stops. The discounted next value is added unless the last step terminated.
 
     Returns a (T,) float array. Raises ValueError if n < 1.
-    Source: Sutton and Barto (2018), eq. 7.1, with the time limit treated as in Pardo et al. (2018).
+    Source: Sutton and Barto (2018), eq. 7.1; time limits as in Pardo et al. (2018).
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
@@ -198,12 +196,12 @@ def n_step_targets(rewards, next_values, terminated, truncated, n, gamma):
 
 
 def dqn_loss(online, target, batch, gamma, double=False):
-    """Mean squared TD error of a batch, (eq-dqn-loss), or with the target of (eq-double-dqn).
+    """Mean squared TD error of a batch, (eq-dqn-loss); double: (eq-double-dqn).
 
     online: the network that learns; maps (B, D) observations to (B, A) action values.
-    target: its older copy; it says what the next state is worth and gets no gradient.
-    batch: obs (B, D), actions (B,) long, rewards (B,), next_obs (B, D), terminated (B,) bool;
-        next_obs is the true next observation, also where a time limit cut the episode.
+    target: its older copy; says what the next state is worth and gets no gradient.
+    batch: obs (B, D), actions (B,) long, rewards (B,), next_obs (B, D), the true one
+        also where a time limit cut the episode, terminated (B,) bool.
     double: let `online` choose the next action and `target` evaluate it.
 
     Returns a scalar. Source: Mnih et al. (2015); van Hasselt et al. (2016).
@@ -212,8 +210,8 @@ def dqn_loss(online, target, batch, gamma, double=False):
     q = online(obs).gather(1, actions[:, None])[:, 0]  # (B,)
     with torch.no_grad():
         q_next = target(next_obs)  # (B, A)
-        best = (online(next_obs) if double else q_next).argmax(1, keepdim=True)  # (B, 1)
-        q_next = q_next.gather(1, best)[:, 0]  # (B,)
+        best = (online(next_obs) if double else q_next).argmax(1)  # (B,)
+        q_next = q_next.gather(1, best[:, None])[:, 0]  # (B,)
         y = rewards + gamma * q_next * ~terminated
     return (y - q).square().mean()
 
@@ -225,23 +223,23 @@ class ReplayBuffer:
         def zeros(*shape, dtype=torch.float32):
             return torch.zeros(capacity, *shape, dtype=dtype, device=device)
 
-        self.columns = (
-            zeros(obs_dim), zeros(dtype=torch.long), zeros(), zeros(obs_dim), zeros(dtype=torch.bool)
-        )  # fmt: skip
+        obs, actions, rewards = zeros(obs_dim), zeros(dtype=torch.long), zeros()
+        next_obs, terminated = zeros(obs_dim), zeros(dtype=torch.bool)
+        self.columns = (obs, actions, rewards, next_obs, terminated)
         self.capacity, self.written = capacity, 0
 
     def add(self, *rows):
-        """Store n transitions: obs, actions, rewards, next_obs, terminated, each with n rows."""
+        """Store n transitions, given as five columns with n rows each."""
         n = len(rows[0])
         slots = torch.arange(self.written, self.written + n) % self.capacity
         for column, row in zip(self.columns, rows, strict=True):
-            column[slots] = torch.as_tensor(row, dtype=column.dtype, device=column.device)
+            column[slots] = torch.as_tensor(row).to(column)
         self.written += n
 
     def sample(self, batch_size, generator):
         """A batch drawn uniformly, with replacement, from what was stored."""
-        stored = min(self.written, self.capacity)
-        i = torch.randint(stored, (batch_size,), generator=generator, device=generator.device)
+        n = min(self.written, self.capacity)
+        i = torch.randint(n, (batch_size,), generator=generator)
         return tuple(column[i] for column in self.columns)
 
 
@@ -253,51 +251,52 @@ class DQNSettings(NamedTuple):
     capacity: int = 50_000
     learning_starts: int = 1_000
     batch: int = 64
-    updates: int = 1  # gradient steps per step of the 16 environments
     lr: float = 5e-4
     gamma: float = 0.99
-    target_every: int = 100  # gradient steps between two copies; 1: no target network
+    target_every: int = 100  # updates between two copies; 1: no target network
     double: bool = True
     epsilon: float = 0.05  # after falling linearly from 1 over a fifth of `total`
     hidden: int = 128
 
 
+def cartpole(num_envs):
+    """CartPole-v1 written for vectors: one NumPy step for all copies."""
+    mode = "vector_entry_point"
+    return gym.make_vec("CartPole-v1", num_envs=num_envs, vectorization_mode=mode)
+
+
 def dqn(seed, cfg, after_step=lambda step, network: None, device="cpu"):
-    """Train a Q network on CartPole; returns it. `after_step` is called after every step."""
-    generator = torch.Generator(device).manual_seed(seed)
-    torch.manual_seed(seed)
+    """Train a Q network on CartPole and return it."""
+    generator = torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    envs = gym.make_vec(
-        "CartPole-v1", num_envs=cfg.num_envs, vectorization_mode="vector_entry_point"
-    )
-    online = nn.Sequential(
-        nn.Linear(4, cfg.hidden), nn.ReLU(), nn.Linear(cfg.hidden, cfg.hidden), nn.ReLU(),
-        nn.Linear(cfg.hidden, 2),
-    ).to(device)  # fmt: skip
+    envs = cartpole(cfg.num_envs)
+    layers = [nn.Linear(4, cfg.hidden), nn.ReLU()]
+    layers += [nn.Linear(cfg.hidden, cfg.hidden), nn.ReLU(), nn.Linear(cfg.hidden, 2)]
+    online = nn.Sequential(*layers).to(device)
     target = copy.deepcopy(online)
     optimizer = torch.optim.Adam(online.parameters(), lr=cfg.lr, fused=True)
     buffer = ReplayBuffer(cfg.capacity, 4, device)
     obs, _ = envs.reset(seed=seed)
-    resets, updates = np.zeros(cfg.num_envs, dtype=bool), 0
+    resets = np.zeros(cfg.num_envs, dtype=bool)
     for step in range(cfg.num_envs, cfg.total + 1, cfg.num_envs):
         epsilon = max(cfg.epsilon, 1 - (1 - cfg.epsilon) * 5 * step / cfg.total)
         explore = rng.random(cfg.num_envs) < epsilon
-        actions = np.where(explore, rng.integers(2, size=cfg.num_envs), act(online, obs))
+        at_random = rng.integers(2, size=cfg.num_envs)
+        actions = np.where(explore, at_random, act(online, obs))
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         real = ~resets  # the step after an episode's end only resets
-        buffer.add(obs[real], actions[real], rewards[real], next_obs[real], terminated[real])
+        rows = (obs, actions, rewards, next_obs, terminated)
+        buffer.add(*(column[real] for column in rows))
         obs, resets = next_obs, terminated | truncated
-        for _ in range(cfg.updates if step >= cfg.learning_starts else 0):
-            loss = dqn_loss(
-                online, target, buffer.sample(cfg.batch, generator), cfg.gamma, cfg.double
-            )
+        if step >= cfg.learning_starts:
+            batch = buffer.sample(cfg.batch, generator)
+            loss = dqn_loss(online, target, batch, cfg.gamma, cfg.double)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(online.parameters(), 10.0)
             optimizer.step()
-            updates += 1
-            if updates % cfg.target_every == 0:
-                target.load_state_dict(online.state_dict())
+        if step // cfg.num_envs % cfg.target_every == 0:
+            target.load_state_dict(online.state_dict())
         after_step(step, online)
     return online
 
@@ -310,10 +309,8 @@ def act(network, obs):
 
 
 def evaluate(network, episodes=50, seed=12345):
-    """Mean return of the greedy policy over fresh CartPole episodes, the same ones each time."""
-    envs = gym.make_vec(
-        "CartPole-v1", num_envs=episodes, vectorization_mode="vector_entry_point"
-    )
+    """Mean return of the greedy policy over the same fresh episodes each time."""
+    envs = cartpole(episodes)
     obs, _ = envs.reset(seed=seed)
     running, returns = np.ones(episodes, dtype=bool), np.zeros(episodes)
     while running.any():

@@ -167,7 +167,7 @@ def ppo_loss(logits, values, batch, clip_eps, vf_coef, ent_coef):
     actions, old_logprobs, advantages, targets = batch
     logprobs = logits.log_softmax(-1).gather(-1, actions[:, None])[:, 0]  # (B,)
     surrogate = clipped_surrogate(logprobs, old_logprobs, advantages, clip_eps).mean()
-    entropy = policy_entropy(logits).mean()
+    entropy = policy_entropy(logits).mean() if ent_coef else 0.0
     return -surrogate + vf_coef * value_loss(values, targets) - ent_coef * entropy
 
 
@@ -193,7 +193,7 @@ class Settings(NamedTuple):
     mask_resets: bool = True  # False (a mistake): train on reset steps too
 
 
-ACROBOT = Settings(num_envs=16, steps=128, lr=1e-3, gamma=0.99, gae_lambda=0.95)
+ACROBOT = Settings(16, 128, lr=1e-3, gamma=0.99, gae_lambda=0.95, hidden=64)
 
 
 class ActorCritic(nn.Module):

@@ -101,10 +101,8 @@ def test_a_lab_has_its_title_and_framed_exercises(site, doc):
     text = (site / f"{doc}.html").read_text(encoding="utf-8")
     assert re.search(rf"<h1>Lab {int(doc[12:14])}: ", text)
     cells = json.loads((ROOT / f"{doc}.ipynb").read_text(encoding="utf-8"))["cells"]
-    wanted = sum("".join(c["source"]).count("\n### Exercise ") for c in cells if c["cell_type"] == "markdown")
-    wanted += sum(
-        "".join(c["source"]).startswith("### Exercise ") for c in cells if c["cell_type"] == "markdown"
-    )
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    wanted = len(re.findall(r"^### Exercise ", prose, re.MULTILINE))
     assert text.count("exercise-card") == wanted
     assert (site / "_sources" / f"{doc}.ipynb").is_file(), "the download button needs the notebook"
 
@@ -126,7 +124,7 @@ def test_mathjax_comes_from_the_installed_package_and_is_not_committed(site):
     assert not list((ROOT / "book").rglob("*mathjax*"))
 
 
-# ---- launch buttons --------------------------------------------------------------------------------------------
+# ---- launch buttons ----
 
 REMOTES = {
     "https://github.com/some-one/rl.course": "https://github.com/some-one/rl.course",
@@ -185,9 +183,7 @@ def small_book(tmp_path_factory):
         )
         (folder / "_config.yml").write_text(yaml.safe_dump(config))
         command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "-q", "--all"]
-        environment = {k: v for k, v in os.environ.items() if k != "GITHUB_REPOSITORY"} | {
-            "COURSE_REPO_URL": url
-        }
+        environment = {**os.environ, "COURSE_REPO_URL": url}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return (folder / "_build" / "html" / "notebooks" / "ch01_x.html").read_text(encoding="utf-8")
@@ -209,17 +205,14 @@ def test_without_an_address_only_the_download_button_stays(small_book):
     assert "../_sources/notebooks/ch01_x.ipynb" in links
 
 
-# ---- colours ---------------------------------------------------------------------------------------------------
+# ---- colours ----
 
 
 def palette(theme: str) -> dict[str, str]:
     """The --c-* variables of the theme, from the style sheet."""
     css = (ROOT / "book" / "_static" / "course.css").read_text()
-    block = re.search(
-        r"^html \{(.*?)^\}" if theme == "light" else r'^html\[data-theme="dark"\] \{(.*?)^\}',
-        css,
-        re.M | re.S,
-    )
+    selector = "html" if theme == "light" else r'html\[data-theme="dark"\]'
+    block = re.search(rf"^{selector} \{{(.*?)^\}}", css, re.MULTILINE | re.DOTALL)
     return dict(re.findall(r"--c-(\w+): (#\w{6});", block[1]))
 
 

@@ -217,7 +217,7 @@ def test_double_q_update_error(double_q_update):
     # FIRST prefers action 0 in state 1; OTHER gives it 2: 1 + 0.5 * 2 - 0
     Q, other = [r[:] for r in FIRST], [r[:] for r in OTHER]
     delta = double_q_update(Q, other, 0, 1, 1.0, 1, False, 0.1, 0.5)
-    expect_close(delta, 2.0, "the TD error: FIRST has 5, 1 and OTHER 2, 8 in the next state, reward 1, gamma 0.5")
+    expect_close(delta, 2.0, "the TD error: next values 5, 1 in Q and 2, 8 in Q_other, reward 1, gamma 0.5")
 
 
 def test_double_q_update_tables(double_q_update):
@@ -239,14 +239,16 @@ def test_double_q_update_terminal(double_q_update):
 def test_double_q_update_lower_side(double_q_update):
     """The other table is believed also where it gives more than the first."""
     delta = double_q_update([[0.0], [1.0]], [[0.0], [4.0]], 0, 0, 0.0, 1, False, 0.5, 1.0)
-    expect_close(delta, 4.0, "the TD error with one action that is worth 1 in the first table and 4 in the other")
+    expect_close(delta, 4.0, "the TD error with one action, worth 1 in Q and 4 in Q_other")
 
 
 def test_double_q_update_unbiased(double_q_update):
     """With two independent tables of noise around 0 the mean target is 0, not the mean of the maximum."""
     signs = [(i, j) for i in (-1.0, 1.0) for j in (-1.0, 1.0)]  # all tables of two fair coins
     errors = [
-        double_q_update([[0.0], [*x]], [[0.0], [*y]], 0, 0, 0.0, 1, False, 0.5, 1.0) for x in signs for y in signs
+        double_q_update([[0.0], [*x]], [[0.0], [*y]], 0, 0, 0.0, 1, False, 0.5, 1.0)
+        for x in signs
+        for y in signs
     ]
     expect_close(np.mean(errors), 0.0, "the mean TD error over all 16 pairs of coin tables")
 
@@ -271,7 +273,7 @@ def test_n_step_targets_one(n_step_targets):
 
 def test_n_step_targets_two(n_step_targets):
     """n = 2: two rewards, then the value two steps ahead, discounted twice."""
-    # by hand: 1 + 0.5*2 + 0.25*20 = 7; 2 + 2 + 7.5 = 11.5; 4 + 4 + 10 = 18; the last step has one reward left: 28
+    # by hand: 1 + 0.5*2 + 0.25*20 = 7; 2 + 2 + 7.5 = 11.5; 4 + 4 + 10 = 18; one reward left: 28
     got = n_step_targets(REWARDS, NEXT, NONE, NONE, 2, 0.5)
     expect_close(got, [7.0, 11.5, 18.0, 28.0], "the two-step targets with gamma 0.5, no episode ends")
 
@@ -341,7 +343,8 @@ def test_dqn_loss_value(dqn_loss):
 def test_dqn_loss_double(dqn_loss):
     """double: the online network chooses the next action, the target network evaluates it."""
     # by hand: the choices are 0 and 1, worth 2 and 3: 1 + 1 - 2 = 0 and -1 + 1.5 - 3 = -2.5
-    expect_close(dqn_loss(*dqn_case(), 0.5, double=True), 3.125, "the double loss of two transitions", rtol=1e-5)
+    loss = dqn_loss(*dqn_case(), 0.5, double=True)
+    expect_close(loss, 3.125, "the double loss of two transitions", rtol=1e-5)
 
 
 def test_dqn_loss_terminated(dqn_loss):
@@ -349,14 +352,15 @@ def test_dqn_loss_terminated(dqn_loss):
     online, target, batch = dqn_case()
     batch = (*batch[:4], torch.tensor([True, False]))
     # by hand: 1 - 2 = -1 and 0.5 as before
-    expect_close(dqn_loss(online, target, batch, 0.5), 0.625, "the loss, first transition terminated", rtol=1e-5)
+    loss = dqn_loss(online, target, batch, 0.5)
+    expect_close(loss, 0.625, "the loss, first transition terminated", rtol=1e-5)
 
 
 def test_dqn_loss_gradient(dqn_loss):
     """The gradient flows through the predicted value of the action taken, and nowhere else."""
     online, target, batch = dqn_case()
     loss = dqn_loss(online, target, batch, 0.5)
-    expect_true(loss.requires_grad, "the loss has no gradient at all: do not put the prediction under no_grad")
+    expect_true(loss.requires_grad, "the loss has no gradient: do not put the prediction under no_grad")
     loss.backward()
     want = np.zeros((3, 3))
     want[0, 1], want[0, 2] = -2.5, -0.5  # d/dq of mean (y - q)^2 is -(y - q) for a batch of two

@@ -1,4 +1,4 @@
-"""The first five minutes: what the set-up says when something is missing, and that pins and documents agree."""
+"""The set-up: what it says when something is missing, and that pins and documents agree."""
 
 import importlib.metadata
 import os

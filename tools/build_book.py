@@ -34,9 +34,7 @@ def build(builder: str = "html") -> int:
     if not stamp.is_file() or stamp.read_text() != shell_hash():
         for folder in (BUILD / builder, BUILD / ".doctrees"):
             shutil.rmtree(folder, ignore_errors=True)
-    options = (
-        ["--builder", "html"] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
-    )
+    options = [] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     command = [jupyter_book, "build", ".", "-W", "-n", "--keep-going", "-q"]
     status = subprocess.run([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL).returncode

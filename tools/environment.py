@@ -48,8 +48,8 @@ def find_python(current=sys.version_info[:2]):
         if python and version_of(python) == (major, minor):
             return python
     fail(
-        f"This course needs Python 3.11, 3.12 or 3.13, and found only {current[0]}.{current[1]}: install one of "
-        "them, or say where it is with `make book PYTHON=/path/to/python3.12`."
+        f"This course needs Python 3.11, 3.12 or 3.13, and found only {current[0]}.{current[1]}: install one "
+        "of them, or say where it is with `make book PYTHON=/path/to/python3.12`."
     )
 
 
@@ -66,8 +66,8 @@ def check_space(gigabytes):
 
 NO_SPACE = r"No space left|Errno 28|Disk quota|not enough space"
 NO_NETWORK = (
-    r"NewConnectionError|Failed to establish|name resolution|Network is unreachable|ConnectTimeout|ReadTimeout"
-    r"|Connection (refused|reset|aborted)|ProxyError|SSLError|Max retries|Read timed out"
+    r"NewConnectionError|Failed to establish|name resolution|Network is unreachable|ConnectTimeout"
+    r"|ReadTimeout|Connection (refused|reset|aborted)|ProxyError|SSLError|Max retries|Read timed out"
 )
 
 

@@ -1,4 +1,4 @@
-"""Print the one-page book as PDF with Chromium or Chrome: `python tools/print_pdf.py [OUT.pdf]`, after singlehtml."""
+"""Print the one-page book as PDF with Chromium or Chrome: `python tools/print_pdf.py [OUT.pdf]`."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "_build" / "singlehtml" / "index.html"
+PAGE = ROOT / "_build" / "singlehtml" / "book" / "intro.html"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 FLAGS = [

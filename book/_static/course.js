@@ -1,19 +1,13 @@
-// Small repairs that need the finished page: formulas wider than the line scroll, and what scrolls has a keyboard stop.
+// What scrolls sideways gets a keyboard stop: formulas, tables and drawings that are wider than their place.
 document.addEventListener("DOMContentLoaded", () => {
-  const repair = () => {
-    for (const formula of document.querySelectorAll("article span.math")) {
-      formula.classList.remove("wide");
-      const line = formula.closest("p, li, td, dd, figcaption, div");
-      const right = line.getBoundingClientRect().right;
-      if (formula.getBoundingClientRect().right > right + 1) formula.classList.add("wide");
-    }
-    for (const box of document.querySelectorAll("div.math, span.math.wide, .pst-scrollable-table-container, .course-figure")) {
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  const places = "article .math, .pst-scrollable-table-container, .course-figure";
+  const mark = () => {
+    for (const box of document.querySelectorAll(places)) {
+      if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
   };
-  const ready = window.MathJax?.startup?.promise ?? Promise.resolve();
-  ready.then(repair);
+  (window.MathJax?.startup?.promise ?? Promise.resolve()).then(mark);
   let waiting;
-  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(repair, 100); });
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(mark, 100); });
 });

@@ -41,7 +41,7 @@ class TableEnv:
         outcome = outcomes[0]
         if len(outcomes) > 1:
             u = self.rng.random()
-            for outcome in outcomes:  # noqa: B007  the last outcome also takes what rounding leaves over
+            for outcome in outcomes:  # the last one also takes what rounding leaves over
                 u -= outcome[0]
                 if u < 0:
                     break

@@ -59,20 +59,21 @@ def totals(rows: list[Row]) -> str:
 
 def markdown(rows: list[Row]) -> str:
     """A table per chapter: a line per exercise, each wrong version with the graders that catch it."""
-    lines = ["<!-- made by `make mutants`: do not edit -->", "", totals(rows) + ".", ""]
+    lines = ["<!-- made by `make mutants`: do not edit -->", "", f"All chapters: {totals(rows)}.", ""]
     for stem in dict.fromkeys(r.exercise.chapter for r in rows):
-        lines += [f"**Chapter {int(stem[2:4])}** (`{stem}`)", ""]
-        lines += [
-            "| exercise | graders | wrong version: caught by | correct variants |",
-            "|---|---:|---|---:|",
-        ]
-        for r in rows:
-            if r.exercise.chapter == stem:
-                cell = "<br>".join(f"`{m}`: {', '.join(by) or 'NOT CAUGHT'}" for m, by in r.kills.items())
-                name = f"{r.exercise.number} `{r.exercise.name}`"
-                lines.append(f"| {name} | {r.graders} | {cell} | {r.accepted} of {r.variants} |")
-        lines.append("")
+        own = [r for r in rows if r.exercise.chapter == stem]
+        lines += [f"```{{admonition}} {_chapter(stem)}: {totals(own)}", ":class: dropdown", ""]
+        lines += ["| exercise | wrong version: caught by |", "|---|---|"]
+        for r in own:
+            name = f"{r.exercise.number} `{r.exercise.name}`<br>{r.graders} graders"
+            by = "<br>".join(f"`{m}`: {', '.join(by).replace('_', ' ')}" for m, by in r.kills.items())
+            lines.append(f"| {name} | {by} |")
+        lines += ["```", ""]
     return "\n".join(lines)
+
+
+def _chapter(stem: str) -> str:
+    return f"Chapter {stem[2:].partition('_')[0].lstrip('0')}"
 
 
 def names(root: Path = ROOT) -> set[tuple[str, str]]:

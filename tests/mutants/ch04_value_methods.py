@@ -7,7 +7,7 @@ import torch
 
 
 def q_learning_update__terminal_ignored(Q, s, a, reward, s_next, terminated, alpha, gamma):
-    """`terminated` is never used: a terminal state's row, which nothing ever corrects, leaks into the target."""
+    """`terminated` is never used: the row of a terminal state, which nothing ever corrects, leaks in."""
     delta = reward + gamma * max(Q[s_next]) - Q[s][a]
     Q[s][a] += alpha * delta
     return delta
@@ -228,7 +228,7 @@ def double_q_update__both_tables(Q, Q_other, s, a, reward, s_next, terminated, a
 
 
 def double_q_update__minimum(Q, Q_other, s, a, reward, s_next, terminated, alpha, gamma):
-    """You take the smaller of the two tables' values. That is clipped double Q-learning (TD3), biased downwards."""
+    """You take the smaller of the two values. That is clipped double Q-learning (TD3), biased downwards."""
     row = Q[s_next]
     i = row.index(max(row))
     delta = reward + gamma * (0.0 if terminated else min(row[i], Q_other[s_next][i])) - Q[s][a]
@@ -261,7 +261,7 @@ def n_step_targets__terminal_ignored(rewards, next_values, terminated, truncated
 
 
 def n_step_targets__truncated_as_terminated(rewards, next_values, terminated, truncated, n, gamma):
-    """A truncated step adds no next value: the clock stopped the episode, but the world would have gone on."""
+    """A truncated step adds no next value: only the clock stopped it, the world would have gone on."""
     ends = terminated | truncated
     return _targets(rewards, next_values, n, gamma, ends, lambda t, k: 0.0 if ends[k] else next_values[k])
 
@@ -299,7 +299,7 @@ def n_step_targets__discount_short(rewards, next_values, terminated, truncated, 
 
 
 def n_step_targets__log_end_is_terminal(rewards, next_values, terminated, truncated, n, gamma):
-    """You add nothing where the log stops. The log's end is no termination: add the value of the last state."""
+    """You add nothing where the log stops. That is no termination: add the value of the last state."""
     T = len(rewards)
 
     def value(t, k):
@@ -321,7 +321,7 @@ def _dqn(online, target, batch, gamma, double, terminal=True):
 
 
 def dqn_loss__target_learns(online, target, batch, gamma, double=False):
-    """The target receives gradient: put it under torch.no_grad(), or detach it. It must count as a constant."""
+    """The target receives gradient: put it under torch.no_grad(), or detach it. It is a constant."""
     q, y = _dqn(online, target, batch, gamma, double)
     return (y - q).square().mean()
 

@@ -46,7 +46,7 @@ def double_q_update__argmax(Q, Q_other, s, a, reward, s_next, terminated, alpha,
 
 
 def n_step_targets__recursion(rewards, next_values, terminated, truncated, n, gamma):
-    """From the one-step targets by recursion on n: G(n)[t] = r[t] + gamma G(n - 1)[t + 1] inside an episode."""
+    """By recursion on n: inside an episode G(n)[t] = r[t] + gamma G(n - 1)[t + 1]."""
     if n < 1:
         raise ValueError("n must be at least 1")
     rewards = np.asarray(rewards, dtype=float)
