@@ -75,11 +75,22 @@ def drop_double_scripts(app, pagename, templatename, context, doctree):
     context["script_files"][:] = kept
 
 
-def share_html_visitors(app):
-    """sphinx-exercise registers visitors for 'singlehtml', which hide all those registered for 'html'."""
+def prepare_one_page(app):
+    """For the PDF: every extension's visitors, and MathJax although the first document has no formula.
+
+    sphinx-exercise registers visitors for 'singlehtml', which hide all those registered for 'html'.
+    """
     handlers = app.registry.translation_handlers
     if "singlehtml" in handlers:
         handlers["singlehtml"] = {**handlers.get("html", {}), **handlers["singlehtml"]}
+    if app.builder.name == "singlehtml":
+        app.set_html_assets_policy("always")
+
+
+def place_one_page(app, exception):
+    """The one page is written as if it stood at the root, but into its document's folder: put it right."""
+    if app.builder.name == "singlehtml" and not exception:
+        shutil.copy(Path(app.outdir) / f"{app.config.root_doc}.html", Path(app.outdir) / "book.html")
 
 
 def unnumber_labs(app, env):
@@ -149,7 +160,7 @@ def describe_figures(app, doctree):
 
 def setup(app):
     app.connect("config-inited", set_repository)
-    app.connect("builder-inited", share_html_visitors)
+    app.connect("builder-inited", prepare_one_page)
     app.connect("doctree-read", frame_exercises)
     app.connect("doctree-read", fold_setup_cell)
     app.connect("doctree-read", mark_verdicts)
@@ -157,4 +168,5 @@ def setup(app):
     app.connect("env-check-consistency", unnumber_labs)  # after the numbers were given
     app.connect("html-page-context", drop_double_scripts, priority=900)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", place_one_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": "1"}

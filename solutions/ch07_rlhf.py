@@ -129,15 +129,15 @@ def masked_whiten(advantages, mask, eps=1e-8):
     return centred / (masked_mean(centred.square(), mask).sqrt() + eps)
 
 
-def train_sft(model, prompts, demos, generator, steps=200, batch=64, lr=2e-3, prompt_weight=0):
-    """Imitate demos = (tokens, mask). prompt_weight=1 counts the prompt as well.
+def train_sft(model, prompts, demos, generator, steps=200, batch=64, lr=2e-3, prompt_loss=0):
+    """Imitate demos = (tokens, mask). prompt_loss=1 counts the prompt as well.
 
     Returns:
         (steps,) tensor of losses.
     """
     tokens, mask = demos
     ids = torch.cat([prompts, tokens], 1)  # (n, P + T)
-    counted = torch.cat([torch.full_like(prompts, prompt_weight, dtype=mask.dtype), mask], 1)
+    counted = torch.cat([torch.full_like(prompts, prompt_loss, dtype=mask.dtype), mask], 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 20) * (1 - step / steps)
@@ -172,7 +172,8 @@ def sample_pairs(world, model, n, generator, temperature=0.125, drop_ties=True):
     sigmoid(difference / temperature). With drop_ties, pairs of equal score are left out;
     otherwise a fair coin ranks them.
     """
-    prompts, width = world.prompts(n, generator), world.max_new_tokens
+    device, width = next(model.parameters()).device, world.max_new_tokens
+    prompts = world.prompts(n, generator).to(device)
     replies = []
     for _ in range(2):
         tokens, _, mask = sample(model, prompts, width, generator=generator)

@@ -1,11 +1,10 @@
 """Chapter 8: from the optimum of KL-regularised RLHF to direct preference optimisation."""
 
-from typing import NamedTuple
-
 import torch
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import logsigmoid
 
-from rlcourse.lm import sample, token_logprobs
+from rlcourse.lm import token_logprobs
+from solutions.ch07_rlhf import Pairs
 
 
 def sequence_logprobs(logprobs, mask):
@@ -134,44 +133,6 @@ def symmetric_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
     margin = implicit_rewards(chosen, ref_chosen, beta)
     margin = margin - implicit_rewards(rejected, ref_rejected, beta)
     return -(logsigmoid(margin) + logsigmoid(-margin)).mean()
-
-
-class Pairs(NamedTuple):
-    """Preference pairs: n prompts, and for each a chosen and a rejected reply."""
-
-    prompts: torch.Tensor  # (n, P)
-    chosen: torch.Tensor  # (n, T) tokens
-    chosen_mask: torch.Tensor  # (n, T)
-    rejected: torch.Tensor  # (n, T)
-    rejected_mask: torch.Tensor  # (n, T)
-
-
-def sample_pairs(world, model, n, generator, temperature=0.125, drop_ties=True):
-    """Two replies of the model to each prompt, ranked by a Bradley-Terry rater.
-
-    The rater sees world.score and prefers the better reply with probability
-    sigmoid(difference / temperature). With drop_ties, pairs of equal score are left out;
-    otherwise a fair coin ranks them.
-    """
-    prompts, width = world.prompts(n, generator), world.max_new_tokens
-    replies = []
-    for _ in range(2):
-        tokens, _, mask = sample(model, prompts, width, generator=generator)
-        missing = (0, width - tokens.shape[1])
-        replies.append((pad(tokens, missing, value=world.pad), pad(mask, missing)))
-    (first, first_mask), (second, second_mask) = replies
-    gap = world.score(prompts, first) - world.score(prompts, second)  # (n,)
-    first_wins = torch.rand(n, generator=generator).to(gap) < torch.sigmoid(gap / temperature)
-    w = first_wins[:, None]
-    pairs = Pairs(
-        prompts,
-        torch.where(w, first, second),
-        torch.where(w, first_mask, second_mask),
-        torch.where(w, second, first),
-        torch.where(w, second_mask, first_mask),
-    )
-    keep = gap.abs() > 1e-6 if drop_ties else torch.ones_like(first_wins)
-    return Pairs(*(x[keep] for x in pairs))
 
 
 def pair_logprobs(model, pairs):

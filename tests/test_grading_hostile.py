@@ -96,7 +96,7 @@ WRONG = {
     "words": (body("return ['a'] * len(values)"), "expected numbers"),
     "nan": (body("return [float('nan') for v in values]"), "nan"),
     "infinite": (body("return [float('inf') for v in values]"), "inf"),
-    "ragged": (body("return [[1.0], [1.0, 2.0]]"), ""),
+    "ragged": (body("return [[1.0], [1.0, 2.0]]"), "a list that is no array"),
     "objects": (body("return [object() for v in values]"), "expected numbers"),
     "generator": (body("return (factor * v for v in values)"), "shape ()"),
     "an_async": ("async " + GOOD, "async def"),

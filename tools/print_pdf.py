@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "_build" / "singlehtml" / "book" / "intro.html"
+PAGE = ROOT / "_build" / "singlehtml" / "book.html"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 FLAGS = [
@@ -34,6 +34,9 @@ def print_pdf(browser, page: Path, target: Path) -> None:
     tab = browser.new_page(color_scheme="light")
     tab.goto(page.as_uri(), timeout=120_000)
     tab.evaluate("() => window.MathJax?.startup?.promise")
+    raw = tab.evaluate("() => document.querySelectorAll('.math:not(:has(mjx-container))').length")
+    if raw:
+        raise RuntimeError(f"{raw} formulas of {page.name} are not typeset")
     tab.evaluate("() => document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     tab.pdf(
         path=target,

@@ -13,6 +13,8 @@ def as_array(value) -> np.ndarray:
     """A numpy array of `value`: a number, a list, an array or a torch tensor (detached, on the CPU)."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
+    if isinstance(value, list | tuple) and any(hasattr(v, "detach") for v in value):
+        value = [as_array(v) for v in value]
     return np.asarray(value)
 
 
@@ -39,7 +41,10 @@ def expect_shape(actual, shape: tuple, what: str) -> np.ndarray:
     """`actual` has this shape; returns it as an array."""
     if actual is None:
         _fail(f"{what}: the function returned None. Is the return statement missing?")
-    array = as_array(actual)
+    try:
+        array = as_array(actual)
+    except (TypeError, ValueError):
+        _fail(f"{what}: expected shape {tuple(shape)}, got a {type(actual).__name__} that is no array")
     if array.shape != tuple(shape):
         _fail(f"{what}: expected shape {tuple(shape)}, got shape {array.shape}")
     return array

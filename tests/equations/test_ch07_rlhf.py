@@ -69,7 +69,8 @@ def test_token_rewards_add_up_to_the_objective():
 @pytest.mark.equation("eq-masked-mean")
 def test_masked_mean_is_the_mean_of_what_is_left_in():
     values, mask = some_replies()
-    kept = [v for row, m in zip(values.tolist(), mask.tolist(), strict=True) for v, k in zip(row, m) if k]
+    pairs = zip(values.flatten().tolist(), mask.flatten().tolist(), strict=True)
+    kept = [v for v, counts in pairs if counts]
     assert masked_mean(values, mask).item() == pytest.approx(sum(kept) / len(kept))
 
 
@@ -79,7 +80,8 @@ def test_sft_minimises_the_forward_kl_to_the_demonstrator():
     demonstrator = whole(REFERENCE).exp()  # (2, 15)
     ids = torch.cat([PROMPTS, TOKENS], 1)  # (30, 4)
     reply = torch.cat([torch.zeros_like(PROMPTS), MASK], 1)
-    logits = POLICY(ids).logits
+    logits = POLICY(ids[:, :-1]).logits
+    logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)  # the last column predicts nothing
     losses = torch.stack([sft_loss(logits[i : i + 1], ids[i : i + 1], reply[i : i + 1]) for i in range(30)])
     nll = (losses * MASK.sum(1)).view(2, 15)  # minus the log-likelihood of whole replies
     cross_entropy = (demonstrator * nll).sum(1)
@@ -101,14 +103,15 @@ def test_bradley_terry_is_a_race_of_noisy_utilities():
 
 @pytest.mark.equation("eq-rm-loss")
 def test_all_preferences_give_back_the_scores_up_to_a_constant():
-    """The loss over every ordered pair, weighted as a rater would make them, is minimal at the true scores."""
+    """The loss over all pairs, weighted as a rater would make them, is minimal at the true scores."""
     true = SCORES[0]
     weight = torch.sigmoid(true[:, None] - true[None, :])  # (15, 15): row preferred to column
     i, j = torch.triu_indices(15, 15, offset=1)
 
     def population(scores):
-        one = torch.stack([reward_model_loss(scores[a : a + 1], scores[b : b + 1]) for a, b in zip(i, j)])
-        other = torch.stack([reward_model_loss(scores[b : b + 1], scores[a : a + 1]) for a, b in zip(i, j)])
+        pairs = list(zip(scores[i].split(1), scores[j].split(1), strict=True))
+        one = torch.stack([reward_model_loss(a, b) for a, b in pairs])
+        other = torch.stack([reward_model_loss(b, a) for a, b in pairs])
         return (weight[i, j] * one + weight[j, i] * other).mean()
 
     x = (true + 7.0).requires_grad_()  # a constant makes no difference
