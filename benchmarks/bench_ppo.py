@@ -4,14 +4,15 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_ppo.py [--seeds 5] [--only cartpole|acrobot|ablation]
 
 Writes results/bench_ppo.json and the tables results/bench_ppo_*.md that the book includes. Every run is on
-one thread; seconds are those of the CPU, with the evaluations left out. The contestants take
-turns seed by seed, so that other work on the machine hits them alike.
+one thread; seconds are those of the CPU, with the evaluations left out. The contestants take turns seed by
+seed, so that other work on the machine hits them alike.
 
 The settings of chapter 6 were chosen on seeds 0 to 15. The seeds here start at 100.
 
-CartPole runs stop after 51,200 steps (CleanRL's settings 102,400, the ablation 40,960), Acrobot runs when
-they are solved; the learning rate falls as if they went on to 100,000 (CleanRL's 500,000). A run is solved at the first of two checkpoints in a row (every 2,048 steps, Acrobot every 4,096) at which the
-greedy policy's mean return over 100 fixed fresh episodes reaches the threshold.
+A run is solved at the first of two checkpoints in a row (every 2,048 steps, Acrobot every 4,096) at which
+the greedy policy's mean return over 100 fixed fresh episodes reaches the threshold. CartPole runs stop after
+51,200 steps (with CleanRL's settings 102,400, in the ablation 40,960), Acrobot runs when they are solved;
+the learning rate falls as if they went on to 100,000 (with CleanRL's settings 500,000).
 """
 
 import argparse
@@ -315,9 +316,12 @@ def main():
                 rows[name].append(run(task, seed))
                 print(contest, name, rows[name][-1], flush=True)
         result[contest] = {name: {"summary": summarise(r), "runs": r} for name, r in rows.items()}
+    commands = result.get("about", {}).get("commands", {})
+    line = "OMP_NUM_THREADS=1 python benchmarks/bench_ppo.py " + " ".join(sys.argv[1:])
+    commands |= {contest: line.strip() for contest in options.only or CONTESTANTS}
     result["about"] = {
         "date": datetime.date.today().isoformat(),
-        "command": "OMP_NUM_THREADS=1 python benchmarks/bench_ppo.py " + " ".join(sys.argv[1:]),
+        "commands": commands,
         "device": "2-core CPU, one thread",
         "python": platform.python_version(),
         "torch": torch.__version__,

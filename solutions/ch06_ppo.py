@@ -177,7 +177,7 @@ class Settings(NamedTuple):
     num_envs: int = 32
     steps: int = 32  # of each environment, in one rollout
     total: int = 100_000  # steps of all environments together
-    epochs: int = 8  # passes over each rollout
+    epochs: int = 10  # passes over each rollout
     minibatch: int = 256
     lr: float = 3e-3  # falls linearly to 0
     gamma: float = 0.98

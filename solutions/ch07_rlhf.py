@@ -210,10 +210,9 @@ def train_reward_model(model, pairs, generator, steps=200, batch=64, lr=1e-3):
     for _ in range(steps):
         rows = torch.randint(len(pairs.prompts), (batch,), generator=generator)
         prompts, chosen, chosen_mask, rejected, rejected_mask = (x[rows] for x in pairs)
-        loss = reward_model_loss(
-            reply_scores(reward_model, prompts, chosen, chosen_mask),
-            reply_scores(reward_model, prompts, rejected, rejected_mask),
-        )
+        tokens, mask = torch.cat([chosen, rejected]), torch.cat([chosen_mask, rejected_mask])
+        scores = reply_scores(reward_model, prompts.repeat(2, 1), tokens, mask)  # (2 batch,)
+        loss = reward_model_loss(*scores.chunk(2))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reward_model.parameters(), 1.0)

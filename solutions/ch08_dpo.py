@@ -11,7 +11,7 @@ def sequence_logprobs(logprobs, mask):
     """log pi(y | x) of whole replies: the sum over their tokens (eq-sequence-logprob).
 
     Args:
-        logprobs: (B, T) log-probability of each reply token; anything after the end.
+        logprobs: (B, T) log-probability of each reply token; any finite number after the end.
         mask: (B, T) 1.0 for the reply's tokens including its end, 0.0 for padding.
 
     Returns:
@@ -56,7 +56,7 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta, label_smoothing=0
 
     Args:
         chosen, rejected: (B,) log pi of the whole replies under the policy.
-        ref_chosen, ref_rejected: (B,) the same under the frozen reference.
+        ref_chosen, ref_rejected: (B,) the same under the frozen reference; no gradient.
         beta: weight of the KL term.
         label_smoothing: probability that a label is wrong, in [0, 0.5): 0 is DPO, more is
             conservative DPO.
@@ -92,7 +92,8 @@ def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, tau):
     """Squared distance of the log-ratio margin from 1 / (2 tau), mean over pairs (eq-ipo).
 
     Args:
-        chosen, rejected, ref_chosen, ref_rejected: (B,) log-probabilities of whole replies.
+        chosen, rejected: (B,) log pi of whole replies.
+        ref_chosen, ref_rejected: (B,) the same under the reference; no gradient.
         tau: weight of the regulariser; the margin stops growing at 1 / (2 tau).
 
     Source: Azar et al. (2024), eq. 17.
@@ -102,7 +103,7 @@ def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, tau):
 
 
 def simpo_loss(chosen, rejected, chosen_lengths, rejected_lengths, beta, target_margin):
-    """Preferences by mean log-probability per token, without a reference (eq-simpo).
+    """Preferences by mean log-probability per token; mean over pairs (eq-simpo).
 
     Args:
         chosen, rejected: (B,) log pi of whole replies.
@@ -121,7 +122,7 @@ def kto_loss(chosen, rejected, ref_chosen, ref_rejected, beta, kl):
     Args:
         kl: scalar, an estimate of KL(pi || ref); no gradient flows into it.
 
-    Source: Ethayarajh et al. (2024), eq. 8, with both weights 1.
+    Source: Ethayarajh et al. (2024), section 4, with both weights 1.
     """
     gain = torch.sigmoid(implicit_rewards(chosen, ref_chosen, beta) - beta * kl)
     loss = torch.sigmoid(beta * kl - implicit_rewards(rejected, ref_rejected, beta))

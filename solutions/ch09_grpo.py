@@ -18,7 +18,7 @@ def group_advantages(rewards, group_size, scale=True, eps=1e-4):
             False leaves it out, as Dr. GRPO does.
 
     Returns:
-        (Q * G,): exactly 0 in a group whose rewards are all equal.
+        (Q * G,): 0, up to rounding, in a group whose rewards are all equal.
 
     Source: Shao et al. (2024), section 4.1.2; std and eps as in TRL.
     """
@@ -49,7 +49,7 @@ def process_advantages(step_rewards, is_step, group_size, eps=1e-4):
     """Advantages from a reward for every step (eq-process-reward, eq-process-advantage).
 
     Args:
-        step_rewards: (Q * G, T) reward of a step, at the step's last token; else anything.
+        step_rewards: (Q * G, T) reward of a step at its last token; any number elsewhere.
         is_step: (Q * G, T) 1.0 at the last token of each step, 0.0 elsewhere.
         group_size: G.
 
@@ -136,7 +136,8 @@ def aggregate(losses, mask, how, max_tokens=None):
     """One number from the losses of all tokens (eq-aggregate).
 
     Args:
-        losses, mask: (B, T); mask is 1.0 for tokens of the reply.
+        losses, mask: (B, T); mask is 1.0 for tokens of the reply. A row without tokens is
+            a reply that costs 0: it must not make the result NaN.
         how: "sequence": mean over each reply's tokens, then over replies (GRPO);
             "token": mean over all tokens of the batch (DAPO);
             "constant": sum over tokens, divided by B * max_tokens (Dr. GRPO).

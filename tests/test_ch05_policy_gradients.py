@@ -112,6 +112,13 @@ def test_softmax_policy_survives_large_preferences(softmax_policy):
     expect_close(pi, [[1.0, 0.0], [0.5, 0.5]], "pi for preferences (1000, 0) and (-1000, -1000)")
 
 
+def test_softmax_policy_compares_large_preferences(softmax_policy):
+    """Only differences matter: 1000 + log 3 against 1000 is log 3 against 0."""
+    with np.errstate(all="ignore"):
+        pi = softmax_policy(np.array([[1000.0 + np.log(3.0), 1000.0]]))
+    expect_close(pi, [[0.75, 0.25]], "pi for preferences (1000 + log 3, 1000)")
+
+
 def test_softmax_policy_keeps_its_input(softmax_policy):
     """The preferences are not changed."""
     theta = np.array([[1.0, 2.0], [3.0, 5.0]])
@@ -134,6 +141,13 @@ def test_score_is_the_gradient_of_log_pi(score):
     theta = np.random.default_rng(1).normal(size=(3, 4))
     want = finite_differences(lambda x: np.log(softmax(x)[1, 2]), theta)
     expect_close(score(theta, 1, 2), want, "the score of action 2 in state 1", atol=1e-6)
+
+
+def test_score_of_whole_numbers(score):
+    """Preferences may be whole numbers, and they are not changed."""
+    theta = np.array([[3, 3], [0, 2]])
+    expect_close(score(theta, 0, 1), [[-0.5, 0.5], [0.0, 0.0]], "the score for preferences 3, 3")
+    expect_unchanged([[3, 3], [0, 2]], theta, "theta")
 
 
 def test_score_has_mean_zero(score):
@@ -168,6 +182,13 @@ def test_exact_policy_gradient_on_the_help_desk(exact_policy_gradient):
     expect_close(exact_policy_gradient(mdp, theta), want, "the gradient", rtol=1e-4, atol=1e-7)
 
 
+def test_exact_policy_gradient_keeps_its_input(exact_policy_gradient):
+    """The preferences are not changed."""
+    theta = np.array([[1.0, 2.0], [3.0, 5.0]])
+    exact_policy_gradient(random_mdp(3, 2, 2), theta)
+    expect_unchanged([[1.0, 2.0], [3.0, 5.0]], theta, "theta")
+
+
 # reinforce_gradient
 
 
@@ -184,6 +205,21 @@ def test_reinforce_gradient_subtracts_the_baseline(reinforce_gradient):
     grad = reinforce_gradient(np.zeros((2, 2)), [0, 1], [0, 1], [1.0, 1.0], 0.5, baseline)
     want = [[0.25, -0.25], [0.25, -0.25]]  # weights 1.5 - 1 and 0.5 (1 - 2)
     expect_close(grad, want, "the estimate with baseline (1, 2)")
+
+
+def test_reinforce_gradient_baseline_belongs_to_the_state(reinforce_gradient):
+    """The baseline is looked up by state, not by time: here state 1 comes first."""
+    baseline = np.array([1.0, 2.0])
+    grad = reinforce_gradient(np.zeros((2, 2)), [1, 0], [0, 1], [1.0, 1.0], 0.5, baseline)
+    want = [[0.0, 0.0], [-0.25, 0.25]]  # weights 0.5 (1 - 1) and 1.5 - 2
+    expect_close(grad, want, "the estimate with states 1, 0 and baseline (1, 2)")
+
+
+def test_reinforce_gradient_keeps_its_input(reinforce_gradient):
+    """The preferences are not changed."""
+    theta = np.array([[1.0, 2.0]])
+    reinforce_gradient(theta, [0, 0], [0, 1], [1.0, 1.0], 1.0, np.zeros(1))
+    expect_unchanged([[1.0, 2.0]], theta, "theta")
 
 
 def test_reinforce_gradient_is_unbiased(reinforce_gradient):
@@ -217,22 +253,29 @@ ALIVE = np.array([[True, True], [True, False], [True, False]])
 
 def test_batched_returns_by_hand(batched_returns):
     """Rewards 1, 2, 4 with gamma 0.5 give 3, 4, 4; an episode of one step gives its reward."""
-    got = batched_returns(REWARDS, ALIVE, 0.5)
+    got = batched_returns(REWARDS.copy(), ALIVE.copy(), 0.5)
     expect_close(got, [[3.0, 1.0], [4.0, 0.0], [4.0, 0.0]], "the returns of the two episodes")
 
 
 def test_batched_returns_undiscounted(batched_returns):
     """gamma = 1 adds the rewards that are still to come."""
     want = [[7.0, 1.0], [6.0, 0.0], [4.0, 0.0]]
-    expect_close(batched_returns(REWARDS, ALIVE, 1.0), want, "the returns with gamma 1")
+    expect_close(batched_returns(REWARDS.copy(), ALIVE.copy(), 1.0), want, "the returns with gamma 1")
 
 
 def test_batched_returns_batch_of_one(batched_returns):
-    """A batch of one long episode works, and nothing is written into the inputs."""
+    """A batch of one long episode works."""
     rewards, alive = np.ones((5, 1), dtype=np.float32), np.ones((5, 1), dtype=bool)
     want = [[sum(0.9**k for k in range(5 - t))] for t in range(5)]
     expect_close(batched_returns(rewards, alive, 0.9), want, "the returns", rtol=1e-5)
-    expect_unchanged(np.ones((5, 1)), rewards, "rewards")
+
+
+def test_batched_returns_keeps_its_inputs(batched_returns):
+    """Rewards after the end are left out of the sum, not erased from the caller's array."""
+    rewards, alive = REWARDS.copy(), ALIVE.copy()
+    batched_returns(rewards, alive, 0.5)
+    expect_unchanged(REWARDS, rewards, "rewards")
+    expect_unchanged(ALIVE, alive, "alive")
 
 
 # policy_loss
@@ -293,6 +336,14 @@ def test_one_step_advantages_of_the_true_values_average_to_zero(one_step_advanta
         args = (mdp.R[s].ravel(), np.full(n, V[s]), np.tile(V, 3), np.zeros(n, dtype=bool), mdp.gamma)
         means.append(flow @ np.asarray(one_step_advantages(*args)))
     expect_close(means, np.zeros(4), "the mean advantage in each state", atol=1e-9)
+
+
+def test_one_step_advantages_keeps_its_inputs(one_step_advantages):
+    """The critic's values are not erased where a step terminates."""
+    rewards, values, next_values = np.array([1.0, 1.0]), np.array([2.0, 2.0]), np.array([4.0, 4.0])
+    one_step_advantages(rewards, values, next_values, np.array([False, True]), 0.5)
+    expect_unchanged([1.0, 1.0], rewards, "rewards")
+    expect_unchanged([4.0, 4.0], next_values, "next_values")
 
 
 def test_one_step_advantages_shape(one_step_advantages):

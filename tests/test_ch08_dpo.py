@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from rlcourse.grading.expect import expect_close, expect_shape, expect_true, expect_unchanged
+from rlcourse.grading.expect import expect_close, expect_shape, expect_unchanged
 
 EXERCISES = {
     "sequence_logprobs": {
@@ -200,6 +200,12 @@ def test_dpo_loss_survives_large_margins(dpo_loss):
     expect_close(got, 2000.0, "the loss of a hopeless pair")
 
 
+def test_dpo_loss_smoothing_survives_large_margins(dpo_loss):
+    """With smoothing 0.1 a pair ranked rightly by 2000 costs 200, not infinity."""
+    got = dpo_loss(tensor(0.0), tensor(-2000.0), tensor(0.0), tensor(0.0), 1.0, label_smoothing=0.1)
+    expect_close(got, 200.0, "the loss of a margin of 2000 with label smoothing 0.1")
+
+
 def test_dpo_loss_gradient(dpo_loss):
     """It raises the chosen, lowers the rejected by as much, and leaves the reference alone."""
     chosen, rejected, ref_chosen, ref_rejected = leaf(-2.0), leaf(-6.0), leaf(-4.0), leaf(-5.0)
@@ -235,6 +241,13 @@ def test_dpo_gradient_weight_at_the_start(dpo_gradient_weight):
     x, y = tensor(-3.0), tensor(-8.0)
     weight = expect_shape(dpo_gradient_weight(x, y, x, y, 0.2), (1,), "the weights")
     expect_close(weight, [0.1], "the weight at the start")
+
+
+def test_dpo_gradient_weight_survives_large_margins(dpo_gradient_weight):
+    """A pair ranked wrongly by 2000 pulls with beta, one ranked rightly by 2000 not at all."""
+    zero = tensor(0.0, 0.0)
+    got = dpo_gradient_weight(tensor(-2000.0, 2000.0), zero, zero, zero, 0.5)
+    expect_close(got, [0.5, 0.0], "the weights at margins -2000 and 2000")
 
 
 # ipo_loss
@@ -279,4 +292,13 @@ def test_simpo_loss_mean_over_pairs(simpo_loss):
 def test_simpo_loss_survives_large_margins(simpo_loss):
     """A margin of -1000 costs 1000, not infinity."""
     got = simpo_loss(tensor(-1000.0), tensor(0.0), tensor(1.0), tensor(1.0), 1.0, 0.0)
-    expect_true(math.isfinite(float(got)), f"the loss at margin -1000: expected 1000, got {float(got)}")
+    expect_close(got, 1000.0, "the loss at margin -1000")
+
+
+def test_simpo_loss_gradient(simpo_loss):
+    """Both replies receive gradient: beta over the length, times sigmoid of minus the margin."""
+    chosen, rejected = leaf(-4.0), leaf(-3.0)
+    simpo_loss(chosen, rejected, tensor(4.0), tensor(2.0), 2.0, 0.5).backward()
+    weight = 1 / (1 + math.exp(0.5))
+    expect_close(chosen.grad, [-2.0 / 4 * weight], "the gradient of the chosen log-probability")
+    expect_close(rejected.grad, [2.0 / 2 * weight], "the gradient of the rejected log-probability")

@@ -123,6 +123,13 @@ def test_rloo_advantages_baseline_ignores_own_reward(rloo_advantages):
     expect_close((b - a)[0], 1.0, "the change of the first advantage")
 
 
+def test_rloo_advantages_keep_their_input(rloo_advantages):
+    """The rewards are not changed."""
+    rewards = tensor([1.0, 3.0, 8.0])
+    rloo_advantages(rewards, 3)
+    expect_unchanged(tensor([1.0, 3.0, 8.0]), rewards, "rewards")
+
+
 # kl_estimates
 
 
@@ -145,12 +152,14 @@ def test_kl_estimates_on_average(kl_estimates):
 
 
 def test_kl_estimates_gradient(kl_estimates):
-    """k3 has derivative 1 - pi_ref / pi by log pi; the reference gets none."""
-    logprobs = tensor([math.log(0.5)]).requires_grad_()
-    ref = tensor([math.log(0.25)]).requires_grad_()
-    kl_estimates(logprobs, ref)[2].sum().backward()
-    expect_close(logprobs.grad, [0.5], "the gradient of k3")
-    expect_close([0.0] if ref.grad is None else ref.grad, [0.0], "the gradient of the reference")
+    """By log pi: 1, the log-ratio, 1 - pi_ref / pi. The reference gets none."""
+    for i, want in enumerate((1.0, math.log(2), 0.5)):
+        logprobs = tensor([math.log(0.5)]).requires_grad_()
+        ref = tensor([math.log(0.25)]).requires_grad_()
+        kl_estimates(logprobs, ref)[i].sum().backward()
+        expect_close(logprobs.grad, [want], f"the gradient of k{i + 1}")
+        got = [0.0] if ref.grad is None else ref.grad
+        expect_close(got, [0.0], f"the gradient of k{i + 1} by the reference")
 
 
 # clipped_losses
@@ -176,6 +185,13 @@ def test_clipped_losses_two_edges(clipped_losses):
     expect_close(got, [[-1.3], [0.9]], "the losses with edges 0.9 and 1.3")
 
 
+def test_clipped_losses_one_advantage_per_token(clipped_losses):
+    """Advantages of shape (B, T) work too: each token has its own."""
+    logprobs = ratios([1.0, 2.0, 1.0])
+    got = clipped_losses(logprobs, torch.zeros_like(logprobs), tensor([[1.0, -2.0, 3.0]]))
+    expect_close(got, [[-1.0, 4.0, -3.0]], "the losses for advantages 1, -2, 3")
+
+
 def test_clipped_losses_gradient(clipped_losses):
     """At ratio 1 the gradient is minus the advantage; beyond the edge it is 0; old log-probs get none."""
     logprobs = ratios([1.0, 1.5]).requires_grad_()
@@ -195,17 +211,23 @@ MASK = [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]
 
 
 def test_aggregate_sequence(aggregate):
-    """"sequence": means 3 and 8 of the replies, then their mean."""
+    """ "sequence": means 3 and 8 of the replies, then their mean."""
     expect_close(aggregate(tensor(LOSSES), tensor(MASK), "sequence"), 5.5, "the sequence mean")
 
 
+def test_aggregate_sequence_with_an_empty_reply(aggregate):
+    """ "sequence": a reply without tokens costs 0 and does not make NaN."""
+    got = aggregate(tensor(LOSSES), tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4]), "sequence")
+    expect_close(got, 0.75, "the mean of 1.5 and 0")
+
+
 def test_aggregate_token(aggregate):
-    """"token": 20 over 5 tokens, however they are spread over replies."""
+    """ "token": 20 over 5 tokens, however they are spread over replies."""
     expect_close(aggregate(tensor(LOSSES), tensor(MASK), "token"), 4.0, "the token mean")
 
 
 def test_aggregate_constant(aggregate):
-    """"constant": 20 over 2 replies of at most 5 tokens, whatever their lengths."""
+    """ "constant": 20 over 2 replies of at most 5 tokens, whatever their lengths."""
     expect_close(aggregate(tensor(LOSSES), tensor(MASK), "constant", 5), 2.0, "the constant mean")
 
 
@@ -229,6 +251,12 @@ def test_process_advantages_by_hand(process_advantages):
     expect_close(got, want, "the advantages of the group")
 
 
+def test_process_advantages_eps(process_advantages):
+    """eps is added to the standard deviation, not to the variance."""
+    got = process_advantages(tensor([[4.0], [0.0]]), torch.ones(2, 1, dtype=torch.float64), 2, eps=1.0)
+    expect_close(got, [[2 / 3], [-2 / 3]], "the advantages of steps 4 and 0 (std 2) with eps 1")
+
+
 def test_process_advantages_keep_groups_apart(process_advantages):
     """A second group with other rewards changes nothing in the first."""
     rewards = tensor(STEP_REWARDS + [[5.0, 0.0, 7.0], [0.0, 9.0, 0.0]])
@@ -238,10 +266,12 @@ def test_process_advantages_keep_groups_apart(process_advantages):
 
 
 def test_process_advantages_ignore_what_is_no_step(process_advantages):
-    """Numbers in step_rewards where no step ends do not count."""
-    rewards = tensor([[1.0, 50.0, 0.0], [70.0, 1.0, -30.0]])
+    """Numbers in step_rewards where no step ends do not count, and they stay where they are."""
+    noise = [[1.0, 50.0, 0.0], [70.0, 1.0, -30.0]]
+    rewards, is_step = tensor(noise), tensor(IS_STEP)
     want = process_advantages(tensor(STEP_REWARDS), tensor(IS_STEP), 2)
-    expect_close(process_advantages(rewards, tensor(IS_STEP), 2), want, "the advantages")
+    expect_close(process_advantages(rewards, is_step, 2), want, "the advantages")
+    expect_unchanged(tensor(noise), rewards, "step_rewards")
 
 
 def test_process_advantages_without_steps(process_advantages):
@@ -289,9 +319,13 @@ def test_cispo_losses_by_hand(cispo_losses):
 def test_cispo_losses_gradient(cispo_losses):
     """The weight is a constant: the gradient by log pi is minus weight times advantage, clipped or not."""
     logprobs = tensor([[-1.0, -2.0]]).requires_grad_()
-    old = (logprobs - tensor([[math.log(2.0), math.log(10.0)]])).detach()
-    cispo_losses(logprobs, old, tensor([[3.0]]), clip_high=4.0).sum().backward()
+    old = (logprobs - tensor([[math.log(2.0), math.log(10.0)]])).detach().requires_grad_()
+    advantages = tensor([[3.0]]).requires_grad_()
+    cispo_losses(logprobs, old, advantages, clip_high=4.0).sum().backward()
     expect_close(logprobs.grad, [[-6.0, -15.0]], "the gradient for ratios 2 and 10, edge 5")
+    expect_close([[0.0] * 2] if old.grad is None else old.grad, [[0.0] * 2], "that of the old ones")
+    got = [[0.0]] if advantages.grad is None else advantages.grad
+    expect_close(got, [[0.0]], "that of the advantages")
 
 
 def test_cispo_losses_small_ratios_are_not_clipped(cispo_losses):

@@ -58,6 +58,8 @@ RIGHT = {
     + body("return [Pair(factor * v).a for v in values]"),
     "named_tuple": "from typing import NamedTuple\nclass Pair(NamedTuple):\n    a: float\n    b: float = 1.0\n\n"
     + body("return [Pair(factor * v).a for v in values]"),
+    "looks_at_a_signature": "import inspect\n"
+    + body("inspect.signature(np.isclose), inspect.signature(NAME)\nreturn [factor * v for v in values]"),
     "prints_much": body("print('x' * 10_000_000)\nreturn [factor * v for v in values]"),
     "warns": "import warnings\n" + body("warnings.warn('careful')\nreturn [factor * v for v in values]"),
     "writes_in_its_folder": body("open('note.txt', 'w').write('x')\nreturn [factor * v for v in values]"),
@@ -205,6 +207,13 @@ WRONG = {
         ),
         "look into",
     ),
+    "frames_by_inspect": ("import inspect\n" + body("return inspect.currentframe()"), "look into"),
+    "stack_by_inspect": ("import inspect\n" + body("return inspect.stack()"), "look into"),
+    "trace_by_inspect": (
+        "import inspect\n" + body("try:\n    1 / 0\nexcept Exception:\n    return inspect.trace()"),
+        "look into",
+    ),
+    "source_by_inspect": ("import inspect\n" + body("return inspect.getsource(NAME)"), "OSError|must not"),
     "quiet_about_refusals": (
         body("try:\n    open(ROOT / 'solutions' / '__init__.py')\nexcept Exception:\n    pass\nreturn 0"),
         "refused: ",

@@ -34,13 +34,12 @@ def build(builder: str = "html") -> int:
     if not stamp.is_file() or stamp.read_text() != shell_hash():
         for folder in (BUILD / builder, BUILD / ".doctrees"):
             shutil.rmtree(folder, ignore_errors=True)
+        BUILD.mkdir(exist_ok=True)
+        stamp.write_text(shell_hash())
     options = [] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     command = [jupyter_book, "build", ".", "-W", "-n", "--keep-going", "-q"]
-    status = subprocess.run([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL).returncode
-    if status == 0:
-        stamp.write_text(shell_hash())
-    return status
+    return subprocess.run([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL).returncode
 
 
 if __name__ == "__main__":

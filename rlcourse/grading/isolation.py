@@ -208,7 +208,7 @@ class Guard:
             return self._change(arguments)
         if event in LOOKS:
             looks = event == "sys._getframe" or arguments[1] in FRAMES
-            return f"{OUTSIDE} look into the grader" if looks and _mine(event, frame) else ""
+            return f"{OUTSIDE} look into the grader" if looks and _mine(frame, arguments) else ""
         return REFUSED_EVENTS.get(event) or REFUSED_EVENTS.get(event.split(".")[0], "")
 
     def _open(self, path, mode, flags) -> str:
@@ -230,9 +230,10 @@ class Guard:
         return "" if allowed else f"{OUTSIDE} change files outside its folder"
 
 
-def _mine(event, frame) -> bool:
-    """Did the submission itself cause the event? (`inspect` asks for frames on behalf of its caller.)"""
+def _mine(frame, arguments) -> bool:
+    """Did the submission itself cause the event? `inspect` asks for frames on behalf of its caller."""
     own = (SOURCE_NAME, "<string>")
-    if event == "sys._getframe" and frame and frame.f_code.co_filename == inspect.__file__:
+    signature = len(arguments) > 1 and str(arguments[1]).startswith("__")  # inspect.signature: that is fine
+    while frame and frame.f_code.co_filename == inspect.__file__ and not signature:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_filename in own

@@ -3,7 +3,6 @@
 import numpy as np
 
 
-
 def _softmax(theta):
     z = np.exp(theta - theta.max(axis=1, keepdims=True))
     return z / z.sum(axis=1, keepdims=True)
@@ -31,6 +30,12 @@ def softmax_policy__in_place(theta):
     """The numbers are right, but `theta -= max` writes into the caller's preferences: work on a copy."""
     theta -= theta.max(axis=1, keepdims=True)
     z = np.exp(theta)
+    return z / z.sum(axis=1, keepdims=True)
+
+
+def softmax_policy__clipped(theta):
+    """You cut large preferences off: two of them then look equal. Subtract the row's maximum instead."""
+    z = np.exp(np.clip(theta, -500.0, 500.0))
     return z / z.sum(axis=1, keepdims=True)
 
 
@@ -69,6 +74,14 @@ def score__all_rows(theta, s, a):
     return grad
 
 
+def score__integer_table(theta, s, a):
+    """zeros_like of whole numbers is a table of integers, and cuts -pi to 0: ask for dtype=float."""
+    grad = np.zeros_like(theta)
+    grad[s] = -_softmax(theta)[s]
+    grad[s, a] += 1
+    return grad
+
+
 def _parts(mdp, theta):
     pi = _softmax(theta)
     P = np.einsum("sa,sat->st", pi, mdp.P)
@@ -80,13 +93,13 @@ def _parts(mdp, theta):
 
 
 def exact_policy_gradient__normalised_visits(mdp, theta):
-    """Your state weights sum to 1: that is the direction, but the gradient is 1 / (1 - gamma) times longer."""
+    """Your state weights sum to 1: right direction, but the gradient is 1 / (1 - gamma) times longer."""
     pi, P, V, Q, d = _parts(mdp, theta)
     return (d / d.sum())[:, None] * pi * (Q - V[:, None])
 
 
 def exact_policy_gradient__undiscounted_visits(mdp, theta):
-    """Your weights are the undiscounted (stationary) state frequencies: a state reached at t counts gamma^t."""
+    """Your weights are undiscounted counts of the states: a state reached at step t counts gamma^t."""
     pi, P, V, Q, d = _parts(mdp, theta)
     w, p = np.zeros_like(d), mdp.rho0
     for _ in range(200):
@@ -110,6 +123,13 @@ def exact_policy_gradient__q_for_advantage(mdp, theta):
     """You weigh with Q where the softmax leaves Q - V: the score is one_hot - pi, and its -pi brings -V."""
     pi, P, V, Q, d = _parts(mdp, theta)
     return d[:, None] * pi * Q
+
+
+def exact_policy_gradient__not_transposed(mdp, theta):
+    """You solved with P where P transposed belongs: visits flow forwards, from s to s'."""
+    pi, P, V, Q, d = _parts(mdp, theta)
+    d = np.linalg.solve(np.eye(len(P)) - mdp.gamma * P, mdp.rho0)
+    return d[:, None] * pi * (Q - V[:, None])
 
 
 def _reinforce(theta, states, actions, weights):
@@ -142,7 +162,7 @@ def reinforce_gradient__rewards_for_returns(theta, states, actions, rewards, gam
 
 
 def reinforce_gradient__whole_return(theta, states, actions, rewards, gamma, baseline):
-    """Every score is weighted with G_0: unbiased, but rewards from before t are noise; use G_t times gamma^t."""
+    """Every score is weighted with G_0: unbiased, but rewards before t are noise; use G_t times gamma^t."""
     g = _returns(rewards, gamma)[0]
     return _reinforce(theta, states, actions, [g - gamma**t * baseline[s] for t, s in enumerate(states)])
 
@@ -151,6 +171,13 @@ def reinforce_gradient__no_baseline(theta, states, actions, rewards, gamma, base
     """The baseline is never used: subtract baseline[s_t] from G_t."""
     G = _returns(rewards, gamma)
     return _reinforce(theta, states, actions, [gamma**t * g for t, g in enumerate(G)])
+
+
+def reinforce_gradient__baseline_by_time(theta, states, actions, rewards, gamma, baseline):
+    """You took baseline[t]: the baseline belongs to the state, baseline[states[t]]."""
+    b = [baseline[t % len(baseline)] for t in range(len(states))]
+    G = _returns(rewards, gamma)
+    return _reinforce(theta, states, actions, [gamma**t * (G[t] - b[t]) for t in range(len(G))])
 
 
 def reinforce_gradient__overwrites(theta, states, actions, rewards, gamma, baseline):
@@ -187,6 +214,16 @@ def batched_returns__whole_episode(rewards, alive, gamma):
     for t in reversed(range(len(rewards))):
         g = np.where(alive[t], rewards[t] + gamma * g, 0.0)
     return np.where(alive, g, 0.0).astype(np.float32)
+
+
+def batched_returns__erases(rewards, alive, gamma):
+    """The numbers are right, but you set the caller's rewards to 0 after the end: use np.where, or a copy."""
+    rewards[~alive] = 0.0
+    out, g = np.zeros(rewards.shape, np.float32), np.zeros(rewards.shape[1], np.float32)
+    for t in reversed(range(len(rewards))):
+        g = rewards[t] + gamma * g
+        out[t] = g
+    return out
 
 
 def batched_returns__undiscounted(rewards, alive, gamma):
@@ -245,8 +282,12 @@ def one_step_advantages__undiscounted(rewards, values, next_values, terminated, 
     return rewards + np.where(terminated, 0.0, next_values) - values
 
 
+def one_step_advantages__erases(rewards, values, next_values, terminated, gamma):
+    """The numbers are right, but you set the caller's next_values to 0: use np.where, or a copy."""
+    next_values[terminated] = 0.0
+    return rewards + gamma * next_values - values
+
+
 def one_step_advantages__masks_everything(rewards, values, next_values, terminated, gamma):
     """A terminated step counts too: only its V(s') is dropped, its reward and V(s) stay."""
     return np.where(terminated, 0.0, rewards + gamma * next_values - values)
-
-

@@ -100,7 +100,7 @@ def dpo_loss__no_beta(chosen, rejected, ref_chosen, ref_rejected, beta, label_sm
 
 
 def dpo_loss__no_reference(chosen, rejected, ref_chosen, ref_rejected, beta, label_smoothing=0.0):
-    """The reference is missing: what counts is how the ratio to the reference differs between the two replies."""
+    """The reference is missing: what counts is the ratio to the reference, chosen against rejected."""
     return _smoothed(beta * (chosen - rejected), label_smoothing)
 
 
@@ -132,9 +132,17 @@ def dpo_loss__log_of_sigmoid(chosen, rejected, ref_chosen, ref_rejected, beta, l
     return (losses - (label_smoothing * torch.sigmoid(-z).log() if label_smoothing else 0.0)).mean()
 
 
+def dpo_loss__log_of_one_minus_sigmoid(chosen, rejected, ref_chosen, ref_rejected, beta, label_smoothing=0.0):
+    """log(1 - sigmoid(z)) is -inf once the sigmoid rounds to 1: it is logsigmoid(-z)."""
+    z = beta * _margin(chosen, rejected, ref_chosen, ref_rejected)
+    wrong = torch.log(1 - torch.sigmoid(z)) if label_smoothing else torch.zeros_like(z)
+    return -((1 - label_smoothing) * logsigmoid(z) + label_smoothing * wrong).mean()
+
+
 def dpo_loss__sum(chosen, rejected, ref_chosen, ref_rejected, beta, label_smoothing=0.0):
     """This is the sum over the pairs: take the mean, so that the batch size does not set the step size."""
-    return _smoothed(beta * _margin(chosen, rejected, ref_chosen, ref_rejected), label_smoothing) * len(chosen)
+    z = beta * _margin(chosen, rejected, ref_chosen, ref_rejected)
+    return _smoothed(z, label_smoothing) * len(chosen)
 
 
 def dpo_loss__trains_reference(chosen, rejected, ref_chosen, ref_rejected, beta, label_smoothing=0.0):
@@ -156,6 +164,12 @@ def dpo_gradient_weight__slope(chosen, rejected, ref_chosen, ref_rejected, beta)
     """This is the slope of the sigmoid; the slope of log sigmoid(z) is sigmoid(-z)."""
     p = torch.sigmoid(beta * _margin(chosen, rejected, ref_chosen, ref_rejected))
     return beta * p * (1 - p)
+
+
+def dpo_gradient_weight__overflows(chosen, rejected, ref_chosen, ref_rejected, beta):
+    """exp(-z) is infinite for a hopeless pair, and infinity over infinity is NaN: use torch.sigmoid(-z)."""
+    e = torch.exp(-beta * _margin(chosen, rejected, ref_chosen, ref_rejected))
+    return beta * e / (1 + e)
 
 
 def dpo_gradient_weight__mean(chosen, rejected, ref_chosen, ref_rejected, beta):
@@ -210,6 +224,12 @@ def simpo_loss__margin_scaled(chosen, rejected, chosen_lengths, rejected_lengths
     """beta multiplies the difference of the means only, not the target margin."""
     margin = chosen / chosen_lengths - rejected / rejected_lengths - target_margin
     return -logsigmoid(beta * margin).mean()
+
+
+def simpo_loss__log_of_sigmoid(chosen, rejected, chosen_lengths, rejected_lengths, beta, target_margin):
+    """log(sigmoid(z)) loses a hopeless pair, with a small number added too: use logsigmoid."""
+    margin = beta * (chosen / chosen_lengths - rejected / rejected_lengths)
+    return -(torch.sigmoid(margin - target_margin) + 1e-12).log().mean()
 
 
 def simpo_loss__sum(chosen, rejected, chosen_lengths, rejected_lengths, beta, target_margin):

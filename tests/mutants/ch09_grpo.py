@@ -9,6 +9,13 @@ def group_advantages__whole_batch(rewards, group_size, scale=True, eps=1e-4):
     return centred / (rewards.std() + eps) if scale else centred
 
 
+def group_advantages__interleaved(rewards, group_size, scale=True, eps=1e-4):
+    """Your groups take every n-th reply: the replies to one prompt stand together, so the groups are rows."""
+    g = rewards.view(group_size, -1)
+    a = g - g.mean(0, keepdim=True)
+    return (a / (g.std(0, keepdim=True) + eps) if scale else a).flatten()
+
+
 def group_advantages__population_std(rewards, group_size, scale=True, eps=1e-4):
     """This is the population std (divided by n): the convention here is the sample std (n - 1)."""
     g = rewards.view(-1, group_size)
@@ -43,7 +50,7 @@ def group_advantages__no_mean(rewards, group_size, scale=True, eps=1e-4):
 
 
 def rloo_advantages__includes_itself(rewards, group_size):
-    """Your baseline contains the reply's own reward: that is the group mean, (G - 1) / G of what is wanted."""
+    """Your baseline contains the reply's own reward: it is the group mean, (G - 1) / G of what is wanted."""
     g = rewards.view(-1, group_size)
     return (g - g.mean(1, keepdim=True)).flatten()
 
@@ -89,6 +96,12 @@ def kl_estimates__trains_reference(logprobs, ref_logprobs):
     return -d, d.square() / 2, d.exp() - 1 - d
 
 
+def kl_estimates__detached(logprobs, ref_logprobs):
+    """Only k3 receives gradient: all three are differentiable functions of log pi."""
+    d = ref_logprobs.detach() - logprobs
+    return -d.detach() + 0 * logprobs, d.detach().square() / 2 + 0 * logprobs, d.exp() - 1 - d
+
+
 def kl_estimates__probabilities(logprobs, ref_logprobs):
     """You took the difference of probabilities: the ratio is exp of the difference of the logarithms."""
     d = ref_logprobs.detach().exp() - logprobs.exp()
@@ -132,6 +145,17 @@ def clipped_losses__detached_ratio(logprobs, old_logprobs, advantages, clip_low=
     return _clip(ratio, advantages.detach(), clip_low, clip_high) + 0 * logprobs
 
 
+def clipped_losses__trains_advantages(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.2):
+    """Gradient flows into the advantages: they are data, detach them."""
+    return _clip((logprobs - old_logprobs.detach()).exp(), advantages, clip_low, clip_high)
+
+
+def clipped_losses__one_per_reply(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.2):
+    """You used the first token's advantage for the whole reply: with shape (B, T) each token has its own."""
+    ratio = (logprobs - old_logprobs.detach()).exp()
+    return _clip(ratio, advantages.detach()[:, :1], clip_low, clip_high)
+
+
 def clipped_losses__trains_old(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.2):
     """Gradient flows into the old log-probabilities: they are data."""
     return _clip((logprobs - old_logprobs).exp(), advantages.detach(), clip_low, clip_high)
@@ -140,7 +164,7 @@ def clipped_losses__trains_old(logprobs, old_logprobs, advantages, clip_low=0.2,
 def aggregate__unmasked(losses, mask, how, max_tokens=None):
     """Padding is counted: multiply with the mask before you sum."""
     if how == "sequence":
-        return (losses.sum(1) / mask.sum(1)).mean()
+        return (losses.sum(1) / mask.sum(1).clamp(min=1)).mean()
     if how == "token":
         return losses.sum() / mask.sum()
     if how == "constant":
@@ -148,10 +172,21 @@ def aggregate__unmasked(losses, mask, how, max_tokens=None):
     raise ValueError(how)
 
 
-def aggregate__swapped(losses, mask, how, max_tokens=None):
-    """"sequence" and "token" are swapped: the sequence mean gives every reply the same weight."""
-    if how == "token":
+def aggregate__empty_reply(losses, mask, how, max_tokens=None):
+    """A reply whose tokens are all masked divides 0 by 0: clamp its length to at least 1."""
+    if how == "sequence":
         return ((losses * mask).sum(1) / mask.sum(1)).mean()
+    if how == "token":
+        return (losses * mask).sum() / mask.sum()
+    if how == "constant":
+        return (losses * mask).sum() / (len(losses) * max_tokens)
+    raise ValueError(how)
+
+
+def aggregate__swapped(losses, mask, how, max_tokens=None):
+    """ "sequence" and "token" are swapped: the sequence mean gives every reply the same weight."""
+    if how == "token":
+        return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
     if how == "sequence":
         return (losses * mask).sum() / mask.sum()
     if how == "constant":
@@ -173,7 +208,7 @@ def aggregate__padded_length(losses, mask, how, max_tokens=None):
 def aggregate__constant_by_width(losses, mask, how, max_tokens=None):
     """The constant is B * max_tokens: the width of this batch changes from batch to batch."""
     if how == "sequence":
-        return ((losses * mask).sum(1) / mask.sum(1)).mean()
+        return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
     if how == "token":
         return (losses * mask).sum() / mask.sum()
     if how == "constant":
@@ -184,7 +219,7 @@ def aggregate__constant_by_width(losses, mask, how, max_tokens=None):
 def aggregate__silent(losses, mask, how, max_tokens=None):
     """An unknown name falls through to the token mean: raise ValueError, a typo must not pass."""
     if how == "sequence":
-        return ((losses * mask).sum(1) / mask.sum(1)).mean()
+        return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
     if how == "constant":
         return (losses * mask).sum() / (len(losses) * max_tokens)
     return (losses * mask).sum() / mask.sum()
@@ -225,6 +260,16 @@ def process_advantages__counts_everything(step_rewards, is_step, group_size, eps
     ones = torch.ones_like(is_step)
     x = _normalised(step_rewards * is_step, ones, group_size, eps)
     return x.flip(1).cumsum(1).flip(1)
+
+
+def process_advantages__eps_in_variance(step_rewards, is_step, group_size, eps=1e-4):
+    """eps belongs outside the square root: std + eps, not sqrt(var + eps)."""
+    r = (step_rewards * is_step).view(-1, group_size, step_rewards.shape[1])
+    s = is_step.view_as(r)
+    n = s.sum((1, 2), keepdim=True).clamp(min=1)
+    centred = (r - r.sum((1, 2), keepdim=True) / n) * s
+    std = (centred.square().sum((1, 2), keepdim=True) / n + eps).sqrt()
+    return (centred / std).view_as(step_rewards).flip(1).cumsum(1).flip(1)
 
 
 def process_advantages__unmasked(step_rewards, is_step, group_size, eps=1e-4):
@@ -282,6 +327,11 @@ def cispo_losses__edge(logprobs, old_logprobs, advantages, clip_high=4.0):
 def cispo_losses__ppo(logprobs, old_logprobs, advantages, clip_high=4.0):
     """This is the clipped ratio of PPO: beyond the edge it has no gradient, which CISPO wants to keep."""
     return -(logprobs - old_logprobs.detach()).exp().clamp(max=1 + clip_high) * advantages.detach()
+
+
+def cispo_losses__trains_advantages(logprobs, old_logprobs, advantages, clip_high=4.0):
+    """Gradient flows into the advantages: they are data, detach them."""
+    return -(logprobs - old_logprobs).exp().clamp(max=1 + clip_high).detach() * advantages * logprobs
 
 
 def cispo_losses__two_edges(logprobs, old_logprobs, advantages, clip_high=4.0):

@@ -34,7 +34,7 @@ def clipped_losses__maximum_of_losses(logprobs, old_logprobs, advantages, clip_l
 def aggregate__by_weights(losses, mask, how, max_tokens=None):
     """As one weighted sum."""
     if how == "sequence":
-        weights = mask / mask.sum(1, keepdim=True) / len(mask)
+        weights = mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
     elif how == "token":
         weights = mask / mask.sum()
     elif how == "constant":
