@@ -41,7 +41,9 @@ def find_output(directive, target: str) -> dict | None:
     directive.env.note_dependency(str(path))
     if name not in outputs:
         there = ", ".join(outputs) or "none"
-        LOG.warning("lab %s has no output %r; it has: %s", stem, name, there, location=directive.get_location())
+        LOG.warning(
+            "lab %s has no output %r; it has: %s", stem, name, there, location=directive.get_location()
+        )
         return None
     return outputs[name]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
-import torch  # noqa: E402
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -147,8 +147,9 @@ def table(result):
     ratios = [run["ratio"] for run in result["runs"]]
     lines += [
         "",
-        f"Mean and range over {len(ratios)} seeds. Ours takes {np.mean(ratios):.2f} times TRL's seconds per step "
-        f"({min(ratios):.2f}–{max(ratios):.2f}). `{result['command']}`, {result['device']}, {result['date']}.",
+        f"Mean and range over {len(ratios)} seeds. Ours takes {np.mean(ratios):.2f} times TRL's seconds "
+        f"per step ({min(ratios):.2f}–{max(ratios):.2f}). `{result['command']}`, {result['device']}, "
+        f"{result['date']}.",
         "",
     ]
     return "\n".join(lines)

@@ -8,7 +8,6 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-
 from rlcourse.envs import TabularMDP
 
 

@@ -181,9 +181,7 @@ def actor_critic_tabular(mdp, rng, updates=300, batch=8, lr=0.05, lr_critic=0.2)
 
 def network(inputs, outputs, hidden=64):
     """One hidden layer of tanh units."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
-    )
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
 
 
 @torch.no_grad()

@@ -259,9 +259,9 @@ def prepare(rollout, agent, cfg):
 
 def update(agent, optimizer, batch, cfg, clip_eps):
     """Several passes of minibatch steps over one batch."""
-    n, generator = len(batch[0]), agent.generator
+    n, parameters = len(batch[0]), list(agent.parameters())
     for _ in range(cfg.epochs):
-        order = torch.randperm(n, generator=generator, device=agent.device)
+        order = torch.randperm(n, generator=agent.generator, device=agent.device)
         for i in order.split(cfg.minibatch):
             obs, actions, old_logprobs, advantages, targets = (x[i] for x in batch)
             if cfg.normalise:
@@ -271,7 +271,7 @@ def update(agent, optimizer, batch, cfg, clip_eps):
             loss = ppo_loss(logits, values, data, clip_eps, cfg.vf_coef, cfg.ent_coef)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(agent.parameters(), cfg.max_grad_norm)
+            nn.utils.clip_grad_norm_(parameters, cfg.max_grad_norm)
             optimizer.step()
 
 

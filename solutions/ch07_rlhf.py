@@ -4,9 +4,9 @@ import copy
 from typing import NamedTuple
 
 import torch
+from rlcourse.lm import ScalarModel, sample, token_logprobs
 from torch.nn.functional import logsigmoid, pad
 
-from rlcourse.lm import ScalarModel, sample, token_logprobs
 from solutions.ch06_ppo import clipped_surrogate
 
 

@@ -1,9 +1,9 @@
 """Chapter 8: from the optimum of KL-regularised RLHF to direct preference optimisation."""
 
 import torch
+from rlcourse.lm import token_logprobs
 from torch.nn.functional import logsigmoid
 
-from rlcourse.lm import token_logprobs
 from solutions.ch07_rlhf import Pairs
 
 

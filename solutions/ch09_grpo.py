@@ -4,7 +4,6 @@ import copy
 from typing import NamedTuple
 
 import torch
-
 from rlcourse.lm import sample, token_logprobs
 
 

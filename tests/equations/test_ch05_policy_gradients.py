@@ -194,7 +194,11 @@ def test_masked_recursion_equals_the_sum():
 @pytest.mark.equation("eq-pg-loss")
 def test_the_loss_has_minus_the_gradient():
     theta = leaf()
-    rows = [(s[t], a[t], GAMMA**t * return_from(rewards(s, a), t)) for s, a in [((0, 1, 0, 0), (1, 0, 1))] for t in range(T)]
+    rows = [
+        (s[t], a[t], GAMMA**t * return_from(rewards(s, a), t))
+        for s, a in [((0, 1, 0, 0), (1, 0, 1))]
+        for t in range(T)
+    ]
     loss = -torch.stack([log_pi(theta)[s, a] * w for s, a, w in rows]).mean()
     by_hand = np.zeros((2, 2))
     pi = torch.softmax(theta, 1).detach().numpy()

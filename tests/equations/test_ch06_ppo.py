@@ -220,7 +220,7 @@ def test_a_small_step_down_the_loss_raises_the_surrogate_and_lowers_the_error():
     for vf_coef, ent_coef in ((0.5, 0.0), (0.5, 0.1), (1.0, 1.0)):
         leaves = logits.clone().requires_grad_(), values.clone().requires_grad_()
         loss = ppo_loss(*leaves, batch, 0.2, vf_coef, ent_coef)
-        assert float(loss) == pytest.approx(-clip + vf_coef * error - ent_coef * entropy, abs=1e-5)
+        assert float(loss.detach()) == pytest.approx(-clip + vf_coef * error - ent_coef * entropy, abs=1e-5)
         loss.backward()
         moved = [(x - 1e-2 * x.grad).detach() for x in leaves]
         new = three_terms(*moved, batch)

@@ -115,7 +115,10 @@ def test_maximum_likelihood_of_all_preferences_gives_the_rlhf_optimum():
 
 @pytest.mark.equation("eq-dpo-gradient")
 def test_gradient_weight():
-    chosen, rejected = torch.tensor([-2.0, -5.0]).requires_grad_(), torch.tensor([-6.0, -3.0]).requires_grad_()
+    chosen, rejected = (
+        torch.tensor([-2.0, -5.0]).requires_grad_(),
+        torch.tensor([-6.0, -3.0]).requires_grad_(),
+    )
     ref_c, ref_r = torch.tensor([-4.0, -4.0]), torch.tensor([-5.0, -4.0])
     rw, rl = BETA * (chosen - ref_c), BETA * (rejected - ref_r)
     torch.nn.functional.softplus(-(rw - rl)).sum().backward()
