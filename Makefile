@@ -9,11 +9,11 @@ LAB ?=
 CPU ?= native
 JOBS ?= 2
 PLAIN := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=400
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: .book .all help book test test-plain test-native lab grade pdf run-labs mutants models lint format clean
+.PHONY: bench-classic bench-lm .book .all help book test test-plain test-native lab grade pdf run-labs mutants models lint format clean
 help:
 	@echo "make book      build the HTML book and print the path to open"
 	@echo "make lab       open JupyterLab on the notebooks"
@@ -59,6 +59,20 @@ mutants: .all
 
 models: .all
 	@$(BIN)/python -m rlcourse.lm.make_models
+
+# Against peers: quantecon, pymdptoolbox, Gymnasium's loop, Stable-Baselines3 (about an hour).
+bench-classic: .all
+	@$(BIN)/python -m pip install -q -r requirements-bench.txt
+	$(BIN)/python benchmarks/bench_planning.py
+	$(BIN)/python benchmarks/bench_tabular.py
+	$(BIN)/python benchmarks/bench_reinforce.py
+	$(BIN)/python benchmarks/bench_ppo.py
+
+# The language-model chapters: the GRPO family, TRL's trainer, DPO against PPO (about 20 minutes).
+bench-lm: .all
+	$(BIN)/python benchmarks/bench_grpo_family.py
+	$(BIN)/python benchmarks/bench_trl.py
+	$(BIN)/python benchmarks/bench_dpo_ppo.py
 
 lint: .all
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -75,14 +75,8 @@ def drop_double_scripts(app, pagename, templatename, context, doctree):
     context["script_files"][:] = kept
 
 
-def prepare_one_page(app):
-    """For the PDF: every extension's visitors, and MathJax although the first document has no formula.
-
-    sphinx-exercise registers visitors for 'singlehtml', which hide all those registered for 'html'.
-    """
-    handlers = app.registry.translation_handlers
-    if "singlehtml" in handlers:
-        handlers["singlehtml"] = {**handlers.get("html", {}), **handlers["singlehtml"]}
+def typeset_one_page(app):
+    """The one page of the PDF needs MathJax, although its first document has no formula."""
     if app.builder.name == "singlehtml":
         app.set_html_assets_policy("always")
 
@@ -160,7 +154,7 @@ def describe_figures(app, doctree):
 
 def setup(app):
     app.connect("config-inited", set_repository)
-    app.connect("builder-inited", prepare_one_page)
+    app.connect("builder-inited", typeset_one_page)
     app.connect("doctree-read", frame_exercises)
     app.connect("doctree-read", fold_setup_cell)
     app.connect("doctree-read", mark_verdicts)

@@ -7,7 +7,7 @@ Writes results/bench_ppo.json and the tables results/bench_ppo_*.md that the boo
 one thread; seconds are those of the CPU, with the evaluations left out. The contestants take turns seed by
 seed, so that other work on the machine hits them alike.
 
-The settings of chapter 6 were chosen on seeds 0 to 15. The seeds here start at 100.
+The settings of chapter 6 were chosen on seeds below 300. The seeds here start at 1000.
 
 A run is solved at the first of two checkpoints in a row (every 2,048 steps, Acrobot every 4,096) at which
 the greedy policy's mean return over 100 fixed fresh episodes reaches the threshold. CartPole runs stop after
@@ -34,7 +34,7 @@ import torch  # noqa: E402
 from solutions.ch06_ppo import ACROBOT, Settings, acrobot, cartpole, evaluate, ppo  # noqa: E402
 
 OUT = ROOT / "results" / "bench_ppo.json"
-FIRST_SEED = 100
+FIRST_SEED = 1000
 TASKS = {
     "cartpole": {"make": cartpole, "id": "CartPole-v1", "goal": 475.0, "every": 2048, "stop": 51_200},
     "acrobot": {"make": acrobot, "id": "Acrobot-v1", "goal": -100.0, "every": 4096, "stop": None},
@@ -259,6 +259,20 @@ def span(triple, digits=0):
     return f"{count(triple[0], digits)} ({count(triple[1], digits)} to {count(triple[2], digits)})"
 
 
+def note(result, task):
+    """What the table says in one sentence or two."""
+    about, faster = result["about"], result["times_faster"][task]
+    zoo, equal = faster["SB3, zoo settings"], faster["SB3, settings of chapter 6"]
+    goal = about["goals"][task]
+    return (
+        f"{task.capitalize()}, threshold {goal:.0f}: medians over the seeds, with a 95% bootstrap interval. "
+        f"Stable-Baselines3 {about['stable_baselines3']} needs {zoo['cpu_seconds_to_threshold']:.1f} times "
+        "our CPU seconds to the threshold with its own tuned settings. With our settings its steps take "
+        f"{equal['steps_per_cpu_second']:.1f} times as long as ours. "
+        f"Measured on {about['date']} on a {about['device']}; seeds {about['seeds_reported']}."
+    )
+
+
 def tables(result):
     """The Markdown tables that the book includes."""
     head = [
@@ -284,6 +298,7 @@ def tables(result):
                 count(s["steps_per_cpu_second"]),
             ]
             lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", note(result, task)]
         (ROOT / "results" / f"bench_ppo_{task}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if "ablation" in result:
         lines = ["| Version | solved within 40,000 steps | steps to the threshold | return at 40,960 steps |"]
@@ -304,8 +319,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", choices=list(CONTESTANTS), action="append")
+    parser.add_argument(
+        "--tables", action="store_true", help="write the tables again from the JSON, run nothing"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.tables:
+        tables(json.loads(OUT.read_text(encoding="utf-8")))
+        return
     result = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
     ours(TASKS["cartpole"], Settings(total=2048), 0)  # what is imported late is not counted
     for contest in options.only or CONTESTANTS:
@@ -329,7 +350,7 @@ def main():
         "numpy": np.__version__,
         "seconds": "CPU seconds of the process, evaluations left out",
         "interval": "median (95% bootstrap interval of the median over seeds)",
-        "seeds_used_to_choose_settings": "0 to 15",
+        "seeds_used_to_choose_settings": "below 300",
         "seeds_reported": f"{FIRST_SEED} to {FIRST_SEED + options.seeds - 1}",
         "goals": {name: task["goal"] for name, task in TASKS.items()},
     }

@@ -262,11 +262,11 @@ def update(agent, optimizer, batch, cfg, clip_eps):
     n, parameters = len(batch[0]), list(agent.parameters())
     for _ in range(cfg.epochs):
         order = torch.randperm(n, generator=agent.generator, device=agent.device)
-        for i in order.split(cfg.minibatch):
-            obs, actions, old_logprobs, advantages, targets = (x[i] for x in batch)
+        shuffled = (x[order].split(cfg.minibatch) for x in batch)
+        for obs, actions, old, advantages, targets in zip(*shuffled, strict=True):
             if cfg.normalise:
                 advantages = normalise_advantages(advantages)
-            data = (actions, old_logprobs, advantages, targets)
+            data = (actions, old, advantages, targets)
             logits, values = agent.actor(obs), agent.values(obs)
             loss = ppo_loss(logits, values, data, clip_eps, cfg.vf_coef, cfg.ent_coef)
             optimizer.zero_grad()

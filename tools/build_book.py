@@ -48,5 +48,6 @@ if __name__ == "__main__":
     start = time.perf_counter()
     if build(builder):
         sys.exit("The book has errors: see above.")
-    page = BUILD / builder / "index.html"
-    print(f"Done in {time.perf_counter() - start:.0f} s. Open {page.as_uri()}")
+    print(f"Done in {time.perf_counter() - start:.0f} s.")
+    if builder == "html":
+        print(f"Open {(BUILD / builder / 'index.html').as_uri()}")

@@ -59,7 +59,7 @@ def main() -> None:
         sys.exit(
             "No Chromium or Chrome found: install one, or say where it is with BROWSER_PATH=/path/to/chrome."
         )
-    print("Printing (about half a minute) …", flush=True)
+    print("Printing (one to two minutes) …", flush=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         print_pdf(browser, PAGE, target)
