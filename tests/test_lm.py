@@ -492,3 +492,30 @@ def test_kl_and_preferences_by_hand():
     assert exact_kl(p, p).item() == 0.0
     wins = preference_probabilities(torch.tensor([[0.0, 1.0986123]]))
     assert wins[0].tolist() == [pytest.approx([0.5, 0.25]), pytest.approx([0.75, 0.5])]
+
+
+def hub_like_tokenizer():
+    """A tokenizer as a hub model brings it: other ids, many other words."""
+    words = [f"word{i}" for i in range(40)]
+    return make_tokenizer([*words[:25], *"0123456789", *words[25:], ">", "=", "<"])
+
+
+@pytest.mark.parametrize("make_world", [ClockSum, Sort], ids=["clock sum", "sort"])
+def test_a_world_speaks_the_tokens_of_the_model_in_use(make_world):
+    tokenizer = hub_like_tokenizer()
+    world = make_world(digits=4, tokenizer=tokenizer)
+    assert world.zero != make_world(digits=4).zero
+    prompts = world.encode(torch.tensor([[3, 1, 4, 1]]))
+    assert world.text(prompts) == ["3 1 4 1 ="]
+    assert prompts.tolist()[0] == tokenizer("3 1 4 1 =")["input_ids"]
+    right, _ = world.demonstrations(prompts, generator(), noise=0.0)
+    assert world.reward(prompts, right).tolist() == [1.0]
+    model = other_architectures(tokenizer)[1]  # a second architecture on the same tokens
+    assert 0.0 <= evaluate(model, world, 16).accuracy <= 1.0
+
+
+def test_a_world_says_what_a_tokenizer_lacks():
+    with pytest.raises(ValueError, match="'<' is one token"):
+        ClockSum(tokenizer=make_tokenizer([*"0123456789", "="]))
+    with pytest.raises(ValueError, match="consecutive"):
+        Sort(tokenizer=make_tokenizer([*"1234567890", "="]))

@@ -25,16 +25,28 @@ class Demonstrations(NamedTuple):
 
 
 class World:
-    """What the tasks on a row of digits have in common. The prompt is `d1 ... dK =`."""
+    """What the tasks on a row of digits have in common. The prompt is `d1 ... dK =`.
 
-    def __init__(self, digits, symbols, max_new_tokens):
+    tokenizer: that of the model in use; None makes the course's own. A model of the hub reads its
+    own ids: each symbol has to be one token of it, the ten digits with consecutive ids.
+
+    Raises ValueError if the tokenizer does not have the symbols in this form.
+    """
+
+    def __init__(self, digits, symbols, max_new_tokens, tokenizer=None):
         self.digits, self.max_new_tokens = digits, max_new_tokens
-        self.tokenizer = make_tokenizer(symbols)
+        self.tokenizer = tokenizer or make_tokenizer(symbols)
         self.zero, self.equals = self.id("0"), self.id("=")
+        if [self.id(d) for d in DIGITS] != list(range(self.zero, self.zero + 10)):
+            raise ValueError("this task needs a tokenizer whose digits 0 to 9 have consecutive ids")
         self.eos, self.pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
 
     def id(self, word):
-        return self.tokenizer.convert_tokens_to_ids(word)
+        """The id of a symbol that has to be one token."""
+        number = self.tokenizer.convert_tokens_to_ids(word)
+        if number is None or number == self.tokenizer.unk_token_id:
+            raise ValueError(f"this task needs a tokenizer in which {word!r} is one token")
+        return number
 
     def prompts(self, n, generator=None):
         """n random prompts, (n, K + 1) ids on the CPU."""
@@ -67,8 +79,9 @@ class ClockSum(World):
     r_i is the sum of the first i digits modulo 10. The verifier looks only at the end: `> a`.
     """
 
-    def __init__(self, digits=6):
-        super().__init__(digits, [*DIGITS, "=", "<", ">"], max_new_tokens=digits + 4)
+    def __init__(self, digits=6, tokenizer=None):
+        symbols = [*DIGITS, "=", "<", ">"]
+        super().__init__(digits, symbols, max_new_tokens=digits + 4, tokenizer=tokenizer)
         self.open, self.close = self.id("<"), self.id(">")
         self.steps = digits - 1
 
@@ -133,8 +146,8 @@ class ClockSum(World):
 class Sort(World):
     """Sort K digits: the reply to `3 1 2 =` is `1 2 3`."""
 
-    def __init__(self, digits=6):
-        super().__init__(digits, [*DIGITS, "="], max_new_tokens=digits + 2)
+    def __init__(self, digits=6, tokenizer=None):
+        super().__init__(digits, [*DIGITS, "="], max_new_tokens=digits + 2, tokenizer=tokenizer)
 
     def demonstrations(self, prompts, generator=None, noise=0.25):
         """Sorted digits in which each neighbouring pair is swapped with probability `noise`."""
