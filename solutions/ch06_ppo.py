@@ -193,7 +193,7 @@ class Settings(NamedTuple):
     mask_resets: bool = True  # False (a mistake): train on reset steps too
 
 
-ACROBOT = Settings(16, 128, lr=1e-3, gamma=0.99, gae_lambda=0.95, hidden=64)
+ACROBOT = Settings(16, 128, lr=1e-3, gamma=0.99, gae_lambda=0.95, ent_coef=0.01, hidden=64)
 
 
 class ActorCritic(nn.Module):

@@ -55,7 +55,9 @@ def report(exercise, implementation) -> str:
         return ""
     lines = [failures[0].property, f"  {failures[0].message}"]
     if len(failures) > 1:
-        lines.append(f"  ({len(failures) - 1} more properties fail; mend this one first)")
+        more = len(failures) - 1
+        fail = "property fails" if more == 1 else "properties fail"
+        lines.append(f"  ({more} more {fail}; mend this one first)")
     if found:
         lines.append(f"  Diagnosis: {found}")
     return "\n".join(lines)
