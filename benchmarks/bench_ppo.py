@@ -266,9 +266,9 @@ def note(result, task):
     zoo, equal = faster["SB3, zoo settings"], faster["SB3, settings of chapter 6"]
     goal = about["goals"][task]
     return (
-        f"{TASKS[task]['id']}, threshold {count(goal)}: medians over the seeds, with a 95% bootstrap interval. "
+        f"{TASKS[task]['id']}, threshold {count(goal)}: medians over the seeds, 95% bootstrap interval. "
         f"Stable-Baselines3 {about['stable_baselines3']} with its own tuned settings needs "
-        f"{zoo['cpu_seconds_to_threshold']:.1f} times our CPU seconds to the threshold, and a step of it takes "
+        f"{zoo['cpu_seconds_to_threshold']:.1f} times our CPU seconds to the threshold; a step of it takes "
         f"{zoo['steps_per_cpu_second']:.1f} times as long. With our settings a step of it takes "
         f"{equal['steps_per_cpu_second']:.1f} times as long. "
         f"Measured on {about['date']} on a {about['device']}, with seeds on which nothing was chosen."
