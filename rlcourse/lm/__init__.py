@@ -10,7 +10,6 @@ from .exact import (
     exact_gradient,
     exact_kl,
     expectation,
-    optimal_logprobs,
     preference_probabilities,
 )
 from .logprobs import token_entropies, token_logprobs, token_logprobs_and_entropies
@@ -35,7 +34,6 @@ __all__ = [
     "expectation",
     "load",
     "make_tokenizer",
-    "optimal_logprobs",
     "preference_probabilities",
     "sample",
     "tiny_llama",

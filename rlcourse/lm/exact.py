@@ -132,13 +132,6 @@ def exact_gradient(scalar, model):
     return torch.cat([g.flatten() for g in gradients])
 
 
-def optimal_logprobs(ref_logprobs, rewards, beta):
-    """The maximiser of E[r] - beta KL(pi || ref): (log pi* (M, N), log Z (M,))."""
-    unnormalised = ref_logprobs + rewards / beta
-    log_z = torch.logsumexp(unnormalised, dim=-1)
-    return unnormalised - log_z[:, None], log_z
-
-
 def preference_probabilities(rewards):
     """Bradley-Terry: P(reply i is preferred to reply j), (M, N) -> (M, N, N)."""
     return torch.sigmoid(rewards[:, :, None] - rewards[:, None, :])
