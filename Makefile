@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=400
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: bench-classic bench-lm .book .all help book test test-plain test-native lab grade pdf run-labs mutants models lint format clean
+.PHONY: bench-classic bench-lm bench-agents .book .all help book test test-plain test-native lab grade pdf run-labs mutants models lint format clean
 help:
 	@echo "make book      build the HTML book and print the path to open"
 	@echo "make lab       open JupyterLab on the notebooks"
@@ -59,6 +59,7 @@ mutants: .all
 
 models: .all
 	@$(BIN)/python -m rlcourse.lm.make_models
+	@$(BIN)/python -m rlcourse.agents.make_models
 
 # Against peers: quantecon, pymdptoolbox, Gymnasium's loop, Stable-Baselines3 (about an hour).
 bench-classic: .all
@@ -73,6 +74,14 @@ bench-lm: .all
 	$(BIN)/python benchmarks/bench_grpo_family.py
 	$(BIN)/python benchmarks/bench_trl.py
 	$(BIN)/python benchmarks/bench_dpo_ppo.py
+
+# The agents' chapters, 8 seeds each, and TRL on the same world (about 3 hours).
+bench-agents: .all
+	$(BIN)/python benchmarks/bench_agents_world.py
+	$(BIN)/python benchmarks/bench_agents.py main front blind sparse credit posting
+	$(BIN)/python benchmarks/bench_talk.py
+	$(BIN)/python benchmarks/bench_flywheel.py
+	$(BIN)/python benchmarks/bench_agents_trl.py
 
 lint: .all
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -279,7 +279,7 @@ def grpo_update(
 class Settings(NamedTuple):
     """Settings of train_agent; the defaults are agentic GRPO as the course runs it."""
 
-    steps: int = 30
+    steps: int = 40
     questions: int = 16  # per step
     group_size: int = 8  # episodes of each question
     updates: int = 2  # on each batch
@@ -329,13 +329,16 @@ def count_tokens(model, batch, counted):
         return batch._replace(mask=everything, logprobs=episode_logprobs(model, batch.ids))
 
 
-def train_agent(world, model, tokenizer, seed, cfg=None, after_step=lambda step, model: None):
+def train_agent(
+    world, model, tokenizer, seed, cfg=None, reward=episode_reward, after_step=None
+):
     """Agentic GRPO: play groups of episodes, score what they did, update the policy.
 
     Args:
         world: gives tasks("train", n, rng), env(task), max_tokens.
         model, tokenizer: the policy, changed in place, and its tokenizer.
-        seed: of tasks and samples. cfg: Settings. after_step: called with (step, model).
+        seed: of tasks and samples. cfg: Settings. reward: reward(episode, cfg) of
+            one episode. after_step: None, or called with (step, model).
 
     Returns:
         list of (mean reward, success, cost, risk), one per step.
@@ -352,7 +355,7 @@ def train_agent(world, model, tokenizer, seed, cfg=None, after_step=lambda step,
         batch = rollout(
             model, tokenizer, envs, max_tokens=world.max_tokens, generator=generator
         )
-        rewards = torch.tensor([episode_reward(e, cfg) for e in batch.episodes])  # (B,)
+        rewards = torch.tensor([reward(e, cfg) for e in batch.episodes])  # (B,)
         batch = count_tokens(model, batch, cfg.counted)
         grpo_update(
             model,
@@ -364,5 +367,6 @@ def train_agent(world, model, tokenizer, seed, cfg=None, after_step=lambda step,
         )
         facts = [(e.success, e.cost, e.risk) for e in batch.episodes]
         history.append([rewards.mean().item(), *np.mean(facts, axis=0).tolist()])
-        after_step(step + 1, model)
+        if after_step:
+            after_step(step + 1, model)
     return history

@@ -1,17 +1,21 @@
 """The agents' plumbing: episodes, rollout, chat format (rules 1 to 4 of the design, and 10)."""
 
 import copy
+import json
 import random
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from rlcourse.agents import ChatFormat, StopReason, episode_logprobs, evaluate_agent, play, rollout
+from rlcourse.agents import ChatFormat, StopReason, episode_logprobs, evaluate_agent, rollout
 from rlcourse.agents.database import DataEnv, DataWorld, make_tasks, tokenizer
 from rlcourse.agents.database.policies import clerk, oracle, run
+from rlcourse.agents.make_models import RECIPES, SHIPPED
 from rlcourse.grading.exercises import ROOT
-from rlcourse.lm import make_tokenizer
-from rlcourse.lm.models import tiny_llama
+from rlcourse.lm import load, make_tokenizer
+from rlcourse.lm.models import MODELS, tiny_llama
+from solutions.ch10_agentic_rl import run_agent
 
 
 @pytest.fixture(scope="module")
@@ -160,16 +164,15 @@ def test_another_template_works_too():
 def test_people_and_programs_play_the_same_world():
     task = make_tasks("train", 1, random.Random(7))[0]
     script = oracle(task)
-    calls = iter([])
 
     def policy(messages):
-        nonlocal calls
         last = messages[-1]
         return next(script) if last["role"] == "user" else script.send(last["content"])
 
     env = DataEnv(task)
-    messages = play(policy, env)
-    assert env.success == 1.0 and messages[0]["role"] == "user" and messages[-1]["role"] == "assistant"
+    record = run_agent(env, policy, max_turns=8)
+    assert env.success == 1.0 and record.reason == "submitted"
+    assert [m["role"] for m in record.messages][:3] == ["user", "assistant", "tool"]
 
 
 def test_evaluation_is_repeatable_and_leaves_the_model_alone(model, words):
@@ -193,3 +196,19 @@ def test_the_blinded_control_hides_one_tool_and_changes_nothing_else():
 def test_files_are_short():
     for path in (ROOT / "rlcourse" / "agents").rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 250, path.name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_agents_are_what_their_cards_say(name):
+    """Recipe, size and success (within 3 standard errors of both measurements) of models/<name>."""
+    facts = json.loads((MODELS / name / "card.json").read_text())
+    recipe = RECIPES[name]
+    stored = {**recipe._asdict(), "habits": asdict(recipe.habits), "seed": 0}
+    assert facts["recipe"] == json.loads(json.dumps(stored))
+    model, words = load(name)
+    assert sum(p.numel() for p in model.parameters()) == facts["parameters"]
+    assert words.chat_template and ChatFormat(words).prompt("? orders ann jan")
+    report = evaluate_agent(model, words, DataWorld(posting=recipe.posting), 192, "validation", seed=9)
+    said = facts["evaluation"]["sampled"]
+    room = 3 * (said["standard_error"] ** 2 + report.standard_error**2) ** 0.5 + 0.02
+    assert abs(report.success - said["success"]) < room

@@ -7,7 +7,7 @@ from rlcourse.agents.database import DataWorld
 from .chat import ChatFormat, make_chat_tokenizer
 from .episode import Episode, Step, StopReason, Turn
 from .evaluate import Report, evaluate_agent
-from .rollout import Rollout, episode_logprobs, play, rollout
+from .rollout import Rollout, episode_logprobs, rollout
 
 __all__ = [
     "ChatFormat",
@@ -20,6 +20,5 @@ __all__ = [
     "episode_logprobs",
     "evaluate_agent",
     "make_chat_tokenizer",
-    "play",
     "rollout",
 ]

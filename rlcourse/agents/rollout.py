@@ -182,18 +182,3 @@ def episode_logprobs(model, ids):
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     chosen = F.log_softmax(logits, dim=-1).gather(2, ids[:, 1:, None]).squeeze(2)  # (B, L - 1)
     return F.pad(chosen, (1, 0))
-
-
-def play(policy, env, max_turns=20):
-    """One episode of a policy that maps messages to text: a script, a person, a remote model."""
-    messages = [{"role": "user", "content": env.reset()}]
-    for _ in range(max_turns):
-        text = policy(messages)
-        step = env.step(text)
-        messages.append({"role": "assistant", "content": text})
-        if step.done:
-            break
-        messages.append({"role": "tool", "content": step.text})
-    else:
-        env.stop(StopReason.TURN_LIMIT)
-    return messages

@@ -21,7 +21,7 @@ class Mix:
     kinds: tuple = ASKED
     busy: float = 0.2  # the first query meets another session's transaction; a second one works
     locked: float = 0.3  # that session never ends: unlock it, or read the replica
-    timeout: float = 0.04  # the primary is overloaded: every query is interrupted; the replica works
+    timeout: float = 0.02  # the primary is overloaded: every query is interrupted; the replica works
     changed: float = 0.1  # the table is renamed after it was found
     full: float = 0.0  # posting: the first ledger takes no more entries
     garbled: float = 0.0  # posting: a stray trigger changes the first entry

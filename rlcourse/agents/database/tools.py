@@ -28,9 +28,15 @@ def two_digits(number):
 
 
 class Session:
-    """A fresh copy of the company's database, and the connections that one episode opens on it."""
+    """A fresh copy of the company's database, and the connections that one episode opens on it.
+
+    Raises:
+        ValueError: for a fault that a question cannot have.
+    """
 
     def __init__(self, task):
+        if task.fault in ("full", "garbled") and not task.ledgers:
+            raise ValueError(f"fault {task.fault!r} belongs to postings, and this task is a question")
         self.task, self.fault = task, task.fault
         self.source = company(task.company).source
         self.name = f"episode{next(NUMBERS)}"
