@@ -38,6 +38,7 @@ WEIGHTS = [(0.0, 0.0), (0.2, 0.0), (0.05, 0.2), (0.2, 0.5)]
 # name: (changes of Settings, options of DataWorld, base)
 PARTS = {
     "main": {
+        "skills only": ({"steps": 0}, {}, "question_skills"),
         "agentic GRPO": ({}, {}, "data_agent"),
         "with a risk weight": ({"risk_weight": 0.5}, {}, "data_agent"),
         "reply text only": ({"counted": "reply"}, {}, "data_agent"),
@@ -51,16 +52,24 @@ PARTS = {
             for c, r in WEIGHTS
         },
     },
-    "blind": {
-        f"blind {tool}": ({}, {"blind": (tool,)}, "data_agent") for tool in ("find", "query", "replica")
+    "blind": {  # each tool beside the policy that sees it; the replica where its use pays
+        "blind find": ({}, {"blind": ("find",)}, "data_agent"),
+        "blind query": ({}, {"blind": ("query",)}, "data_agent"),
+        "blind replica": ({"risk_weight": 0.5}, {"blind": ("replica",)}, "data_agent"),
     },
     "sparse": {
-        "outcome": ({"steps": 20}, {}, "sparse_agent"),
-        "progress, once": ({"steps": 20, "progress": 0.3}, {}, "sparse_agent"),
-        "progress, every time": ({"steps": 20, "progress": 0.3, "progress_once": False}, {}, "sparse_agent"),
+        "outcome": ({"steps": 20, "cost_weight": 0.0}, {}, "sparse_agent"),
+        "progress, once": ({"steps": 20, "cost_weight": 0.0, "progress": 0.3}, {}, "sparse_agent"),
+        "progress, every time": (
+            {"steps": 20, "cost_weight": 0.0, "progress": 0.3, "progress_once": False},
+            {},
+            "sparse_agent",
+        ),
+        "outcome, with a price on cost": ({"steps": 20}, {}, "sparse_agent"),
     },
     "credit": {
         "episode": ({"steps": 15}, {}, "data_agent"),
+        "episode and step": ({"steps": 15, "step_credit": 0.5}, {}, "data_agent"),
         "step": ({"steps": 15, "step_credit": 1.0}, {}, "data_agent"),
     },
     "posting": {
@@ -122,7 +131,7 @@ def train_with_step_credit(world, model, seed, cfg, weight):
 def base(name, seed):
     """The base of a seed, made once."""
     folder = CACHE / f"{name}_{seed}"
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and name in RECIPES:
         kind = "posting" if RECIPES[name].posting else "question"
         model, words, _ = make(RECIPES[name], seed, CACHE / f"{kind}_skills_{seed}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +152,8 @@ def measure(model, world, n=512):
         "turns": sampled.turns,
         "unlock": sampled.calls.get("unlock", 0.0),
         "replica": sampled.calls.get("replica", 0.0),
+        "lost_work": sum(e.facts["lost_work"] > 0 for e in sampled.rollout.episodes) / n,
+        "greedy_faults": {k: round(v, 4) for k, v in greedy.faults.items()},
         "faults": {k: round(v, 4) for k, v in sampled.faults.items()},
         "reasons": sampled.reasons,
     }
@@ -162,10 +173,11 @@ def one(changes, options, name, seed):
     found = measure(model, world)
     if not options.get("blind") and cfg == Settings()._replace(steps=cfg.steps, cost_weight=cfg.cost_weight):
         SEEING.clear()
-        SEEING[name, seed] = model
+        SEEING[name, seed, cfg] = model
     if "blind" in options:  # the policy that was trained seeing, blinded in the test only
         seeing = trained_seeing({**options, "blind": ()}, name, seed, cfg)
         found["blinded in the test only"] = evaluate_agent(seeing, tokenizer(), world, 512).success
+        found["seeing"] = measure(seeing, DataWorld(**{**options, "blind": ()}))
     return {**found, "cpu_seconds": seconds, "train_success": [round(row[1], 3) for row in history]}
 
 
@@ -174,7 +186,7 @@ SEEING = {}
 
 def trained_seeing(options, name, seed, cfg):
     """The policy of this seed trained with all answers; kept while the tools are blinded in turn."""
-    key = (name, seed)
+    key = (name, seed, cfg)
     if key not in SEEING:
         SEEING.clear()
         SEEING[key] = base(name, seed)
@@ -188,7 +200,7 @@ def run(part, seeds):
     done = {(r["name"], r["seed"]) for r in data["runs"]}
     for seed in seeds:
         variants = dict(PARTS[part])
-        for name in sorted({v[2] for v in variants.values()}):
+        for name in sorted({v[2] for v in variants.values()} & RECIPES.keys()):
             variants[f"base ({name})"] = ({"steps": 0}, {"posting": name == "posting_agent"}, name)
         for variant, (changes, options, name) in variants.items():
             if (variant, seed) in done:
@@ -203,16 +215,21 @@ def run(part, seeds):
 
 def table(part):
     """Rows by variant; mean and half width of the 95% t interval over the seeds, in per cent."""
-    path = RESULTS / f"bench_agents_{part}.json"
-    runs = json.loads(path.read_text())["runs"]
-    names = list(dict.fromkeys(r["name"] for r in runs))
-    names.sort(key=lambda name: not name.startswith("base"))
-    lines = ["| | sampled | greedy | unlock | replica | cost | seeds |", "|---|---|---|---|---|---|---|"]
+    runs = json.loads((RESULTS / f"bench_agents_{part}.json").read_text())["runs"]
+    names = sorted(dict.fromkeys(r["name"] for r in runs), key=lambda name: not name.startswith("base"))
+    columns = {"sampled": lambda r: r["success"], "greedy": lambda r: r["greedy"]}
+    if part == "posting":
+        for fault in ("none", "busy", "full", "garbled"):
+            columns[f"fault: {fault}"] = lambda r, fault=fault: r["faults"][fault]
+    else:
+        columns |= {"unlock": lambda r: r["unlock"], "replica": lambda r: r["replica"]}
+    lines = ["| success, % | " + " | ".join(columns) + " | cost | seeds |", "|---" * (len(columns) + 3) + "|"]
     for name in names:
         mine = [r for r in runs if r["name"] == name]
-        columns = [percent([r[k] for r in mine]) for k in ("success", "greedy", "unlock", "replica")]
+        cells = [percent([of(r) for r in mine]) for of in columns.values()]
         cost = sum(r["cost"] for r in mine) / len(mine)
-        lines.append(f"| {name} | " + " | ".join(columns) + f" | {cost:.1f} | {len(mine)} |")
+        shown = "base" if name.startswith("base") else name
+        lines.append(f"| {shown} | " + " | ".join(cells) + f" | {cost:.1f} | {len(mine)} |")
     (RESULTS / f"bench_agents_{part}.md").write_text("\n".join(lines) + "\n")
 
 

@@ -31,13 +31,17 @@ FLIP, MISSING, MARGIN, GATE_QUESTIONS = 0.1, 0.3, 0.05, 320
 WORDS = tokenizer()
 METHODS = {  # name: (LogSettings or None for on-policy GRPO, gate, age of the log in rounds)
     "SFT on successes": (LogSettings("sft", passes=4, lr=5e-4), False, 0),
+    "on-policy GRPO": (None, False, 0),
     "policy gradient, no weight": (LogSettings("none", passes=4), False, 0),
     "policy gradient, episode weight": (LogSettings("sequence", passes=4), False, 0),
+    "policy gradient, token weight": (LogSettings("token", passes=4), False, 0),
     "PPO clip": (LogSettings("clip", passes=4), False, 0),
     "DPO on episodes": (LogSettings("dpo", passes=4, batch=64), False, 0),
-    "on-policy GRPO": (None, False, 0),
     "policy gradient, no weight, gate": (LogSettings("none", passes=4), True, 0),
     "SFT on successes, stale": (LogSettings("sft", passes=4, lr=5e-4), False, 2),
+    "policy gradient, no weight, stale": (LogSettings("none", passes=4), False, 2),
+    "policy gradient, episode weight, stale": (LogSettings("sequence", passes=4), False, 2),
+    "PPO clip, stale": (LogSettings("clip", passes=4), False, 2),
 }
 
 
@@ -52,11 +56,16 @@ def success(model, r, split, n, seed):
 def spin(name, seed):
     """One flywheel of one seed: success of the policy that serves each round, and of the last one."""
     cfg, gated, age = METHODS[name]
-    book, rng, served = Logbook(), random.Random(seed), []
-    chance, luck = torch.Generator().manual_seed(seed), random.Random(1000 + seed)
+    book, rng, served = Logbook(), random.Random(f"serve {seed}"), []
+    chance, luck = torch.Generator().manual_seed(seed), random.Random(f"luck {seed}")
+
+    def look(policy, r):
+        found = success(policy, r, "test", 256, 5)
+        served.append(found.success)
+        return {"risk": found.risk, "cost": found.cost, "unlock": found.calls.get("unlock", 0.0)}
 
     def serve(policy, r):
-        served.append(success(policy, r, "test", 256, 5).success)
+        look(policy, r)
         if cfg is None:
             return None
         tasks = world(r).tasks("train", QUESTIONS, rng)
@@ -65,12 +74,14 @@ def spin(name, seed):
             part = rollout(policy, WORDS, envs[k : k + 256], max_tokens=80, generator=chance)
             numbers = [(k + i) // USERS for i in range(len(part.episodes))]
             book.write(r, numbers, part.episodes, observe(part.episodes, FLIP, MISSING, luck))
-        records = book.read(max(0, r - age))
+        if r < age:
+            return None  # no log is old enough yet
+        records = book.read(r - age, r)
         return as_batch([q for q, _ in records], [episode_from_log(rows) for _, rows in records])
 
     def train(policy, log, r):
         if cfg is not None:
-            return train_on_log(policy, log, chance, cfg)
+            return policy if log is None else train_on_log(policy, log, chance, cfg)
         steps = QUESTIONS * USERS // 128
 
         def noisy(episode, settings):
@@ -90,24 +101,31 @@ def spin(name, seed):
 
     start = time.process_time()
     policy, history = flywheel(copy.deepcopy(base("data_agent", seed)), serve, train, gate, ROUNDS)
-    served.append(success(policy, ROUNDS - 1, "test", 256, 5).success)
+    end = look(policy, ROUNDS - 1)
     admitted = [step.admitted for step in history]
+    seconds = time.process_time() - start
     return {
         "name": name,
         "seed": seed,
         "served": served,
         "admitted": admitted,
-        "cpu_seconds": time.process_time() - start,
+        "end": end,
+        "cpu_seconds": seconds,
     }
 
 
 def table(data):
-    lines = ["| | " + " | ".join(f"round {r}" for r in range(ROUNDS)) + " | at the end | seeds |"]
-    lines.append("|---" * (ROUNDS + 3) + "|")
+    lines = [
+        "| | "
+        + " | ".join(f"round {r}" for r in range(ROUNDS))
+        + " | at the end | unlock at the end | seeds |"
+    ]
+    lines.append("|---" * (ROUNDS + 4) + "|")
     for name in METHODS:
         runs = [run for run in data["runs"] if run["name"] == name]
         if len(runs) > 1:
             cells = [percent([run["served"][r] for run in runs]) for r in range(ROUNDS + 1)]
+            cells.append(percent([run["end"]["unlock"] for run in runs]))
             lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(runs)} |")
     (RESULTS / "bench_flywheel.md").write_text("\n".join(lines) + "\n")
 
@@ -122,8 +140,8 @@ def main():
     path = RESULTS / "bench_flywheel.json"
     data = json.loads(path.read_text()) if path.is_file() else {"runs": []}
     first, last = map(int, options.seeds.split("-"))
-    for seed in range(first, last + 1):
-        for name in [] if options.tables else options.methods or METHODS:
+    for name in [] if options.tables else options.methods or METHODS:
+        for seed in range(first, last + 1):
             if (name, seed) not in {(run["name"], run["seed"]) for run in data["runs"]}:
                 data["runs"].append(spin(name, seed))
                 data |= {"date": str(date.today()), "command": "python benchmarks/bench_flywheel.py"}

@@ -2,12 +2,14 @@
 
     python benchmarks/bench_talk.py [--seeds 1-8] [--tables]
 
-Every row of a seed starts from the same base and uses 2,560 episodes. Writes results/bench_talk.json and .md.
+Every row of a seed starts from the same base, and has 2,560 episodes to train on, but for the row that says
+so. Writes results/bench_talk.json and .md.
 """
 
 import argparse
 import copy
 import json
+import math
 import random
 import sys
 import time
@@ -55,8 +57,12 @@ def measure(model, score, n=512):
     episodes = found.rollout.episodes
     liked = torch.tensor([score(e.reply) for e in episodes])
     right = torch.tensor([e.success for e in episodes])
+    greedy = evaluate_agent(model, WORDS, WORLD, n // 2, greedy=True).success if n > 256 else None
     return {
         "success": found.success,
+        "greedy": greedy,
+        "faults": found.faults,
+        "calls": found.calls,
         "reply_score": liked.mean().item(),
         "lies": sum(map(lies, episodes)) / n,
         "checked": sum("checked" in e.reply for e in episodes) / n,
@@ -88,13 +94,16 @@ def dpo(model, parts, outcome, counted, chance, passes=2):
     ]
     outcomes = outcome([e for part in parts for e in part.episodes])
     log = LogBatch(*pad, outcomes, torch.arange(len(outcomes) // 2).repeat_interleave(2))
+    if passes is None:  # not pairs: imitate the successes
+        train_on_log(model, log, chance.manual_seed(0), LogSettings("sft", passes=4, lr=5e-4))
+        return int(outcomes.sum())
     train_on_log(model, log, chance, LogSettings("dpo", passes=passes, batch=64))
-    return int((outcomes.view(-1, 2).sum(1) == 1).sum())
+    return int((outcomes.view(-1, 2).sum(1) == 1).sum())  # NaN, left out, is no pair
 
 
 def one(seed):
     """All rows of one seed."""
-    start, rows = base("data_agent", seed), {}
+    start, rows = base("talking_agent", seed), {}
     score, agreement = rater(start, seed)
     rows["base"] = {**measure(start, score), "agreement": agreement}
 
@@ -105,6 +114,10 @@ def one(seed):
         first = preferences([e.reply for e in episodes], torch.Generator().manual_seed(seed + 7)).float()
         return torch.stack([first, 1 - first], dim=1).flatten()
 
+    def liked_where_told(episodes):  # the same raters, on the pairs that the truth can order
+        told = truth(episodes).view(-1, 2).sum(1) == 1
+        return liked(episodes).view(-1, 2).masked_fill(~told[:, None], math.nan).flatten()
+
     rewards = {
         "GRPO, blind rater": lambda e, cfg: score(e.reply),
         "GRPO, truth": lambda e, cfg: e.success,
@@ -112,15 +125,22 @@ def one(seed):
     }
     for name, reward in rewards.items():
         model, begun, curve = copy.deepcopy(start), time.process_time(), []
+        longer = name == "GRPO, blind rater"  # twice as long, to see where it leads
 
-        def watch(step, model, curve=curve):
+        def watch(step, model, curve=curve, name=name):
             if step % 10 == 0:
-                curve.append(measure(model, score, 256))
+                curve.append({"step": step, **measure(model, score, 256)})
+            if step == STEPS:
+                rows[name] = measure(model, score)
 
-        train_agent(WORLD, model, WORDS, seed, SETTINGS, reward, watch)
-        rows[name] = {**measure(model, score), "cpu_seconds": time.process_time() - begun, "curve": curve}
+        cfg = SETTINGS._replace(steps=2 * STEPS if longer else STEPS)
+        train_agent(WORLD, model, WORDS, seed, cfg, reward, watch)
+        if longer:
+            rows[name + ", twice as long"] = measure(model, score)
+        rows[name] |= {"cpu_seconds": time.process_time() - begun, "curve": curve}
     for name, options in {
         "DPO, blind rater, reply": (1, liked, "reply"),
+        "DPO, blind rater on informative pairs, reply": (1, liked_where_told, "reply"),
         "DPO, outcome, reply": (1, truth, "reply"),
         "DPO, outcome, episode": (1, truth, "policy"),
         "DPO, outcome, episode, fresh": (10, truth, "policy"),
@@ -128,6 +148,11 @@ def one(seed):
         model, begun = copy.deepcopy(start), time.process_time()
         pairs = by_pairs(model, seed, *options)
         rows[name] = {**measure(model, score), "pairs": pairs, "cpu_seconds": time.process_time() - begun}
+    model = copy.deepcopy(start)
+    kept = dpo(
+        model, play_pairs(model, QUESTIONS, 20_000 + 100 * seed), truth, "policy", torch.Generator(), None
+    )
+    rows["SFT on successes"] = {**measure(model, score), "pairs": kept}
     return rows
 
 

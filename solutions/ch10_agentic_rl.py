@@ -148,9 +148,9 @@ def masked_gae(rewards, values, mask, gamma, gae_lambda):
         gamma, gae_lambda: both per policy token.
 
     Returns:
-        advantages and value targets (advantages + values), (B, L) each, without gradient,
-        0 where mask is 0. After a row's last policy token the episode is over: nothing is
-        bootstrapped. No input is changed.
+        advantages and value targets (advantages + values), (B, L) each in values' dtype,
+        without gradient, 0 where mask is 0. After a row's last policy token the episode is
+        over: nothing is bootstrapped. No input is changed.
     """
     chosen = mask.bool()
     rewards, values = torch.where(chosen, rewards, 0.0), torch.where(chosen, values, 0.0)
@@ -222,9 +222,9 @@ def run_agent(env, policy, max_turns):
 
     Returns:
         EpisodeRecord. A step's text becomes a tool message, an empty one too; only after
-        the last step is an empty text left out. reason is that of the step that was done,
-        "turn_limit" after max_turns turns without an end, "tool_error" if env.step
-        raised an Exception (that turn has reward 0.0 and no tool message).
+        the last step, done or not, is an empty text left out. reason is that of the step
+        that was done, "turn_limit" after max_turns turns without an end, "tool_error" if
+        env.step raised an Exception (that turn has reward 0.0 and no tool message).
     """
     if max_turns < 1:
         raise ValueError(f"max_turns must be at least 1, not {max_turns}")
@@ -251,7 +251,7 @@ def grpo_update(
     """One training step: advantages once, then a few updates on the same batch.
 
     Args:
-        model: the policy; optimizer changes its parameters in place.
+        model: the policy, without dropout; optimizer changes its parameters in place.
         batch: has ids, mask and the sampler's logprobs, (B, L) each; every row is an
             episode of its own. A row without policy tokens trains nothing, but its reward
             counts in its group.

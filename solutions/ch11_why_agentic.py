@@ -199,10 +199,10 @@ def estimate_success(outcomes, observed, propensity, clip=None):
     Args:
         outcomes, propensity: (N,) arrays; anything, NaN too, where not observed. propensity:
             the probability that this outcome is observed. observed: (N,) bool.
-        clip: the largest weight 1 / propensity, or None.
+        clip: the largest weight, or None: w = min(1 / propensity, clip), or 1 / propensity.
 
     Returns:
-        float: sum(w * outcome) / sum(w) over the observed, w = 1 / propensity; NaN if none.
+        float: sum(w * outcome) / sum(w) over the observed; NaN if none, or if one is NaN.
 
     Raises:
         ValueError: for a propensity outside (0, 1], NaN too, at an observed place.
@@ -218,7 +218,7 @@ def admit(old_outcomes, new_outcomes, margin, confidence=0.95):
     """May the new policy replace the old one? (eq-admission).
 
     Args:
-        old_outcomes, new_outcomes: (n,), lists or arrays, on the same n held-out questions.
+        old_outcomes, new_outcomes: (n,) lists or arrays, bool too; same n held-out questions.
         margin: how much worse on average is accepted. confidence: of the one-sided interval.
 
     Returns:

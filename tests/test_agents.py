@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from rlcourse.agents import ChatFormat, StopReason, episode_logprobs, evaluate_agent, rollout
-from rlcourse.agents.database import DataEnv, DataWorld, make_tasks, tokenizer
+from rlcourse.agents.database import DataEnv, DataWorld, company, make_tasks, tokenizer
 from rlcourse.agents.database.policies import clerk, oracle, run
+from rlcourse.agents.logbook import Logbook, as_batch, observe
 from rlcourse.agents.make_models import RECIPES, SHIPPED
+from rlcourse.agents.rater import ReplyScore, preferences
 from rlcourse.grading.exercises import ROOT
 from rlcourse.lm import load, make_tokenizer
 from rlcourse.lm.models import MODELS, tiny_llama
 from solutions.ch10_agentic_rl import run_agent
+from solutions.ch11_why_agentic import episode_from_log
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +215,40 @@ def test_the_shipped_agents_are_what_their_cards_say(name):
     said = facts["evaluation"]["sampled"]
     room = 3 * (said["standard_error"] ** 2 + report.standard_error**2) ** 0.5 + 0.02
     assert abs(report.success - said["success"]) < room
+
+
+def test_a_log_keeps_what_training_needs_and_nothing_private():
+    """What was played comes back token by token; private reads and expired records do not."""
+    words = tokenizer()
+    tasks, rows, _ = clerks(words, 6, posting=False, seed=4)
+    private = company(tasks[0].company).table["salaries"]
+    spying = DataEnv(tasks[0])
+    spying.step(f"query salaries {private} ann jan")
+    spying.step("answer 1 1")
+    scripted = Scripted([ids for ids, _ in rows], len(words))
+    played = rollout(scripted, words, [DataEnv(t) for t in tasks], max_tokens=90, greedy=True).episodes
+    outcomes = observe(played, flip=0.0, missing=0.5, rng=random.Random(1))
+    assert None in outcomes and all(o in (None, e.success) for o, e in zip(outcomes, played, strict=True))
+    book = Logbook(keep=2)
+    book.write(0, range(6), played, outcomes)
+    spy = copy.copy(played[0])
+    spy.facts = spying.facts
+    book.write(0, [9], [spy], [1.0])
+    records = book.read(0)
+    assert [q for q, _ in records] == list(range(6))
+    logged = [episode_from_log(rows) for _, rows in records]
+    for record, episode, outcome in zip(logged, played, outcomes, strict=True):
+        assert record.ids == episode.ids and record.reward == outcome
+        assert [float(m) for m in record.mask] == episode.mask
+    batch = as_batch([q for q, _ in records], logged)
+    assert batch.outcomes.isnan().tolist() == [o is None for o in outcomes]
+    assert len(book.read(0, now=1)) == 6 and book.read(0, now=2) == []
+
+
+def test_raters_see_the_reply_and_nothing_else():
+    liked = ["answer 4 2 checked thanks", "answer 4 2 guessed sorry"] * 200
+    first = preferences(liked, torch.Generator().manual_seed(0))
+    assert first.float().mean() > 0.9
+    score = ReplyScore(liked, first)
+    assert score("answer 1 7 checked") > score("answer 4 2 guessed")
+    assert score.agreement(liked, first) > 0.9

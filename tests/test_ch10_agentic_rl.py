@@ -148,9 +148,10 @@ def test_belief_update_rules_a_state_out(belief_update):
 def test_belief_update_unlikely_is_not_impossible(belief_update):
     """A very unlikely observation still gives a belief."""
     stay = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
-    see = np.array([[[1.0, 2e-13], [1.0, 1e-13]]])
-    got = belief_update(np.array([0.5, 0.5]), 0, 1, stay, see)
-    expect_close(got, [2 / 3, 1 / 3], "probabilities 2e-13 and 1e-13 of the observation")
+    for tiny in (1e-13, 1e-200):
+        see = np.array([[[1.0, 2 * tiny], [1.0, tiny]]])
+        got = belief_update(np.array([0.5, 0.5]), 0, 1, stay, see)
+        expect_close(got, [2 / 3, 1 / 3], f"probabilities {2 * tiny} and {tiny} of the observation")
 
 
 def test_belief_update_a_sure_state(belief_update):
@@ -216,6 +217,8 @@ def test_merge_calls_one_call(merge_calls):
     """A single call is one row: the prompt with mask 0 and log-prob 0, the completion with mask 1."""
     want = [([5, 6, 7, 8], [0, 0, 1, 1], [0.0, 0.0, -0.5, -1.5])]
     expect_rows(merge_calls, [([5, 6], [7, 8], [-0.5, -1.5])], want, "prompt 5 6, completion 7 8")
+    want = [([5, 6, 7], [0, 0, 1], [0.0, 0.0, 0.0])]
+    expect_rows(merge_calls, [([5, 6], [7], [0.0])], want, "a completion of one token with log-prob 0")
 
 
 def test_merge_calls_growing_prompts(merge_calls):
@@ -250,6 +253,9 @@ def test_merge_calls_the_last_token_of_the_history(merge_calls):
     calls = [([1], [3, 4], [-0.1, -0.2]), ([1, 3, 5, 6], [7], [-0.3])]
     want = [([1, 3, 4], [0, 1, 1], [0, -0.1, -0.2]), ([1, 3, 5, 6, 7], [0, 0, 0, 0, 1], [0, 0, 0, 0, -0.3])]
     expect_rows(merge_calls, calls, want, "only the last token of the history differs")
+    calls = [([1], [3, 4], [-0.1, -0.2]), ([1, 3, 45, 6], [7], [-0.3])]
+    want = [([1, 3, 4], [0, 1, 1], [0, -0.1, -0.2]), ([1, 3, 45, 6, 7], [0, 0, 0, 0, 1], [0, 0, 0, 0, -0.3])]
+    expect_rows(merge_calls, calls, want, "the last token 4 of the history came back as 45")
 
 
 def test_merge_calls_shortened_history(merge_calls):
@@ -297,6 +303,8 @@ def test_merge_calls_rejects_unequal_numbers(merge_calls):
         calls = [([5], [6], [-0.1]), ([5, 6], *bad)]
         what = f"{len(bad[0])} tokens, {len(bad[1])} log-probs"
         expect_raises(ValueError, lambda calls=calls: merge_calls(calls), what)
+    calls = [([5], [6], [-0.1, -0.2]), ([5, 6], [7, 8], [-0.3])]
+    expect_raises(ValueError, lambda: merge_calls(calls), "one log-prob too many, then one too few")
 
 
 def test_merge_calls_keeps_its_input(merge_calls):
@@ -457,9 +465,11 @@ def test_masked_policy_loss_anything_at_tool_tokens(masked_policy_loss):
 def test_masked_policy_loss_a_row_without_policy_tokens(masked_policy_loss):
     """A row without policy tokens costs nothing and changes no other row's share."""
     logprobs = torch.full((2, 3), -2.0, dtype=torch.float64)
-    mask = tensor([[0, 1, 1], [0, 0, 0]])
-    got = masked_policy_loss(logprobs, logprobs.clone(), tensor([[3.0], [-9.0]]), mask)
+    mask, advantages = tensor([[0, 1, 1], [0, 0, 0]]), tensor([[3.0], [-9.0]])
+    got = masked_policy_loss(logprobs, logprobs.clone(), advantages, mask)
     expect_close(got, -3.0, "two tokens with advantage 3 and an empty row")
+    got = masked_policy_loss(logprobs, logprobs.clone(), advantages.flip(0), mask.flip(0))
+    expect_close(got, -3.0, "an empty row, then two tokens with advantage 3")
 
 
 def test_masked_policy_loss_a_batch_without_policy_tokens(masked_policy_loss):
@@ -470,6 +480,12 @@ def test_masked_policy_loss_a_batch_without_policy_tokens(masked_policy_loss):
     expect_close(loss, 0.0, "the loss of an empty batch")
     (got,) = gradients(loss, [logprobs], "the loss of an empty batch")
     expect_close(got, torch.zeros(2, 3), "its gradient")
+    for bad in (NAN, INF):
+        logprobs = torch.full((2, 3), bad, dtype=torch.float64, requires_grad=True)
+        loss = masked_policy_loss(logprobs, logprobs.detach().clone(), tensor([[3.0], [-9.0]]), mask)
+        expect_close(loss, 0.0, f"the loss of an empty batch, {bad} at its tool tokens")
+        (got,) = gradients(loss, [logprobs], "the loss of an empty batch")
+        expect_close(got, torch.zeros(2, 3), f"its gradient, {bad} at its tool tokens")
 
 
 def test_masked_policy_loss_stops_gradients(masked_policy_loss):
@@ -580,7 +596,7 @@ def test_trajectory_advantages_episode_ids_belong_to_a_question(trajectory_advan
     got = trajectory_advantages(rewards, torch.tensor([5, 5, 6, 6]), torch.tensor([0, 1, 0, 1]), eps=0.0)
     half = 1 / math.sqrt(2)
     expect_close(got, [-half, half, -half, half], "episodes 0 and 1 of two questions")
-    for big in (10, 100, 1000, 10_000, 100_000, 1_000_000):
+    for big in (10, 100, 1000, 10_000, 100_000, 1_000_000, 1_000_003, 10**9, 2**20, 2**31, 2**32):
         got = trajectory_advantages(
             rewards, torch.tensor([0, 0, 1, 1]), torch.tensor([big, 3, 0, 3]), eps=0.0
         )
@@ -595,23 +611,33 @@ def test_trajectory_advantages_any_ids(trajectory_advantages):
     got = trajectory_advantages(rewards, questions, torch.tensor([70_000, -1, -7, 70_001]), eps=0.0)
     half = 1 / math.sqrt(2)
     expect_close(got, [-half, -half, half, half], "questions -3 and 700")
+    questions = torch.tensor([2**60, 2**60 + 1, 2**60, 2**60 + 1])
+    got = trajectory_advantages(rewards, questions, questions.sort().values, eps=0.0)
+    expect_close(got, [-half, -half, half, half], "questions and episodes 2^60 and 2^60 + 1")
 
 
 def test_trajectory_advantages_silent_question(trajectory_advantages):
-    """A question whose rewards are all equal gives zeros."""
+    """A question whose rewards are all equal gives zeros; a small difference is a difference."""
     for reward in (0.0, 1.0):
         rewards = torch.full((3,), reward, dtype=torch.float64)
         got = trajectory_advantages(rewards, torch.zeros(3, dtype=torch.long), torch.arange(3))
         expect_close(got, [0.0] * 3, f"three rewards of {reward:g}")
+    half = 1 / math.sqrt(2)
+    got = trajectory_advantages(tensor([0.0, 2e-9]), torch.tensor([0, 0]), torch.tensor([0, 1]), eps=0.0)
+    expect_close(got, [-half, half], "rewards 0 and 2e-9, eps 0")
 
 
 def test_trajectory_advantages_dtype_and_empty(trajectory_advantages):
-    """The result has rewards' dtype; a batch without rows gives none."""
+    """The result has rewards' dtype, and its precision; a batch without rows gives none."""
     for dtype in (torch.float32, torch.float64):
         got = trajectory_advantages(torch.ones(2, dtype=dtype), torch.zeros(2).long(), torch.arange(2))
         expect_true(getattr(got, "dtype", None) == dtype, f"rewards of {dtype} should give {dtype}")
     none = torch.zeros(0, dtype=torch.long)
     expect_shape(trajectory_advantages(torch.zeros(0), none, none), (0,), "no rows")
+    rewards, std = tensor([10000.01, 10000.02, 10000.06]), 0.01 * math.sqrt(7.0)  # mean 10000.03
+    got = trajectory_advantages(rewards, torch.zeros(3).long(), torch.arange(3), eps=0.0)
+    want = [-0.02 / std, -0.01 / std, 0.03 / std]
+    expect_close(got, want, "rewards 10000.01, 10000.02, 10000.06 of float64", rtol=1e-3)
 
 
 def advantages_by_loops(rewards, questions, episodes, eps):
@@ -688,6 +714,9 @@ def test_turn_returns_dtype(turn_returns):
         got = turn_returns(torch.ones(2, 1, dtype=dtype), torch.tensor([[0, -1, -1], [0, 0, -1]]))
         expect_shape(got, (2, 3), "two rows of three tokens")
         expect_true(getattr(got, "dtype", None) == dtype, f"rewards of {dtype} should give {dtype}")
+        got = turn_returns(torch.ones(1, 1, dtype=dtype), torch.tensor([[-1, -1]]))
+        expect_close(got, [[0.0, 0.0]], "a batch without policy tokens")
+        expect_true(got.dtype == dtype, f"rewards of {dtype} without policy tokens should give {dtype}")
 
 
 def test_turn_returns_gamma_zero(turn_returns):
@@ -807,6 +836,18 @@ def test_masked_gae_has_no_gradient(masked_gae):
     expect_true(
         not getattr(got[1], "requires_grad", False), "the targets require grad: the critic would chase itself"
     )
+
+
+def test_masked_gae_dtype(masked_gae):
+    """Advantages and targets have values' dtype."""
+    for dtype in (torch.float32, torch.float64):
+        ones = torch.ones(2, 3, dtype=dtype)
+        for name, x in zip(
+            ("advantages", "targets"), gae_pair(masked_gae, ones, ones, ones, 0.5, 0.5), strict=True
+        ):
+            expect_true(
+                getattr(x, "dtype", None) == dtype, f"values of {dtype} should give {name} of {dtype}"
+            )
 
 
 def test_masked_gae_keeps_its_inputs(masked_gae):
@@ -962,6 +1003,12 @@ def test_pareto_front_nan(pareto_front):
     expect_equal(pareto_front(np.full((1, 3), NAN)), [False], "a single row of NaN")
 
 
+def test_pareto_front_infinity(pareto_front):
+    """Infinity is a number, not NaN: an agent of infinite cost may be the one with most success."""
+    points = np.array([[0.9, INF, 0.5], [0.5, 1.0, 0.5], [0.4, 1.0, INF]])
+    expect_equal(pareto_front(points), [True, True, False], "infinite cost with most success, infinite risk")
+
+
 def test_pareto_front_small(pareto_front):
     """No point gives an empty bool array, a single point is on the front."""
     none = expect_shape(pareto_front(np.zeros((0, 3))), (0,), "no points")
@@ -1075,6 +1122,16 @@ def test_run_agent_empty_texts(run_agent):
     expect_record(got, chat("task", "a", "", "b"), [0.0, 1.0], "submitted", "two empty answers")
     got = run_agent(Script(Step(" ", 1.0, True, "submitted")), says("a"), 9)
     expect_record(got, chat("task", "a", " "), [1.0], "submitted", "a last answer of one space, not empty")
+
+
+def test_run_agent_an_empty_reply(run_agent):
+    """A policy that says nothing has taken a turn: the world hears the empty text and goes on."""
+    env = Script(Step("what?"), Step("ok", 1.0, True, "submitted"))
+    got = run_agent(env, says("", "b"), 9)
+    expect_record(
+        got, chat("task", "", "what?", "b", "ok"), [0.0, 1.0], "submitted", "an empty reply, then b"
+    )
+    expect_equal(env.heard, ["", "b"], "what the world heard")
 
 
 def test_run_agent_turn_limit(run_agent):
@@ -1204,7 +1261,11 @@ class Bigram(torch.nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         table = torch.randn(VOCABULARY, VOCABULARY, generator=generator, dtype=torch.float64)
-        self.table = torch.nn.Parameter(table)
+        self.low, self.high = (torch.nn.Parameter(half) for half in table.chunk(2))
+
+    @property
+    def table(self):
+        return torch.cat([self.low, self.high])
 
     def forward(self, input_ids, **ignored):
         class Output(NamedTuple):
@@ -1260,7 +1321,8 @@ def probe(grpo_update, rows, rewards, questions, lr=0.1, shift=0.0, pad_to=0, st
     model = Bigram()
     batch = probe_batch(model, rows, shift, pad_to)
     if stale:
-        model.table.grad = torch.full_like(model.table, 3.0)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 3.0)
     before = model.table.detach().numpy().copy()
     want, losses = trained_by_loops(before, batch, rewards, questions, lr, **settings)
     kept = [x.clone() for x in batch]
@@ -1371,6 +1433,11 @@ def test_grpo_update_the_norm_is_cut_before_the_step(grpo_update):
         length = math.sqrt(((after - before) ** 2).sum())
         expect_close(length, norm, f"the length of a step with lr 1, max_grad_norm {norm}", rtol=1e-3)
         expect_tables(after, want, f"a step with max_grad_norm {norm}", [1])
+    before, after, *_ = probe(
+        grpo_update, ["1 *2", "6 *3"], [1.0, 0.0], [0, 0], lr=1.0, updates=1, max_grad_norm=0.1
+    )
+    length = math.sqrt(((after - before) ** 2).sum())
+    expect_close(length, 0.1, "the length of a step in two parameters, max_grad_norm 0.1", rtol=1e-3)
 
 
 def test_grpo_update_a_small_gradient_is_not_scaled(grpo_update):
@@ -1425,6 +1492,13 @@ def test_grpo_update_an_episode_without_policy_tokens(grpo_update):
     before, after, want, *_ = probe(grpo_update, rows, rewards, [0, 0, 0, 0])
     expect_tables(after, before, "what only the empty episode visits", [4, 5])
     expect_tables(after, want, "rewards 1, 0, 0.5, and -4 for the empty episode", [1, 6])
+
+
+def test_grpo_update_equal_rows(grpo_update):
+    """Organ group: two rows with the same tokens are two episodes, each with its own reward."""
+    rows, rewards = ["1 *2", "1 *2", "1 *3"], [1.0, 0.5, 0.0]
+    _, after, want, *_ = probe(grpo_update, rows, rewards, [0, 0, 0], max_grad_norm=50.0)
+    expect_tables(after, want, "the same tokens twice, with rewards 1 and 0.5", [1])
 
 
 def test_grpo_update_nothing_to_train(grpo_update):

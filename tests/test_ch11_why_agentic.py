@@ -111,6 +111,7 @@ def gradients(loss, *leaves):
     expect_true(torch.is_tensor(loss), "the loss is no tensor: gradient cannot flow through it")
     expect_true(loss.requires_grad, "the loss has no graph: no gradient reaches logprobs")
     found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    expect_true(found[0] is not None, "the loss has a graph, but logprobs is not in it")
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True)]
 
 
@@ -257,6 +258,15 @@ def test_write_verified_survives_an_error_that_rolls_back(write_verified):
         expect_ended(db, answer, "failed", START, "after INSERT OR ROLLBACK met a duplicate")
 
 
+def test_write_verified_stops_at_an_error(write_verified):
+    """After an error no further statement runs: the transaction may be over, and it would be kept."""
+    with connect() as db:
+        db.executescript(SCHEMA)
+        twice = ("INSERT OR ROLLBACK INTO account VALUES (?, ?)", ("ann", 1))
+        answer = write_verified(db, [twice, GIVE], Verdict(True))
+        expect_ended(db, answer, "failed", START, "when a statement follows the one that failed")
+
+
 def test_write_verified_when_commit_fails(write_verified):
     """A deferred foreign key is broken: COMMIT itself fails, and nothing stays."""
     with connect() as db:
@@ -297,6 +307,17 @@ def test_write_verified_when_the_database_is_locked(write_verified):
             expect_equal(verify.calls, 0, "calls of verify while another connection writes")
             other.execute("COMMIT")
             expect_equal(balances(db), {"ann": 100, "bob": 1}, "the balances after the other's COMMIT")
+
+
+def test_write_verified_when_the_file_is_damaged(write_verified):
+    """BEGIN raises DatabaseError, no OperationalError: "failed" too, like every sqlite3.Error."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, verify = Path(folder) / "a.db", Verdict(True)
+        path.write_bytes(b"no database " * 1000)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            answer = write_verified(db, [GIVE], verify)
+            expect_equal(answer, "failed", "the answer when the file is no database")
+            expect_equal(verify.calls, 0, "calls of verify when the file is no database")
 
 
 def test_write_verified_holds_the_lock_from_the_start(write_verified):
@@ -345,6 +366,19 @@ def test_write_verified_when_verify_raises(write_verified):
             expect_equal(type(error).__name__, kind.__name__, f"verify raised {kind.__name__}; what came out")
             expect_true(not db.in_transaction, f"a transaction is still open: verify raised {kind.__name__}")
             expect_equal(balances(db), START, f"the balances after verify raised {kind.__name__}")
+
+
+def test_write_verified_when_verify_ends_the_transaction(write_verified):
+    """An error inside verify can end the transaction: that error reaches the caller, not one of ROLLBACK."""
+    with connect() as db:
+        db.executescript(SCHEMA)
+
+        def verify(connection):
+            connection.execute("INSERT OR ROLLBACK INTO account VALUES ('ann', 1)")
+
+        error = what_it_raises(partial(write_verified, db, [GIVE], verify))
+        expect_equal(type(error).__name__, "IntegrityError", "what came out of verify's INSERT OR ROLLBACK")
+        expect_equal(balances(db), START, "the balances after verify's INSERT OR ROLLBACK")
 
 
 def test_write_verified_when_a_statement_raises_something_else(write_verified):
@@ -608,6 +642,14 @@ def test_trajectory_pairs_threshold(trajectory_pairs):
     expect_pairs(got, [[1, 0], [3, 2], [5, 4]], "the pairs")
 
 
+def test_trajectory_pairs_of_any_numbers(trajectory_pairs):
+    """Question numbers may be negative, and so far from 0 that single precision confuses neighbours."""
+    far = -(2**40)  # far below, not above 0: range(questions.max()) then fails fast
+    questions = torch.tensor([far - 1, -1, far, 1, -1, far - 1, 1, far])
+    got = trajectory_pairs(tensor([1, 0, 0, 1, 1, 0, 0, 1]), questions)
+    expect_pairs(got, [[0, 5], [4, 1], [7, 2], [3, 6]], "the pairs of questions far from 0")
+
+
 def test_trajectory_pairs_of_nothing(trajectory_pairs):
     """Only successes, only failures, one of each in two questions, all NaN, no episode: (0, 2)."""
     for outcomes, questions in (
@@ -845,6 +887,26 @@ def test_truncated_weights_of_extremes(truncated_weights):
         expect_close(got, want, f"the sequence weights ({name})")
 
 
+def test_truncated_weights_beyond_all_numbers(truncated_weights):
+    """A weight that overflows, with cap inf, next to a masked token: 0 at that token, NaN nowhere."""
+    mask = tensor([[1, 1, 0], [1, 0, 0]])
+    logprobs, behaviour = tensor([[0.0] * 3, [-1.0] * 3]), tensor([[-2000.0] * 3, [-1.0] * 3])
+    for level in ("token", "sequence"):
+        got = truncated_weights(logprobs, behaviour, mask, INF, level)
+        expect_shape(got, (2, 3), f"the {level} weights")
+        expect_close(got[:, 2], [0.0, 0.0], f"the {level} weights at mask 0, beside log-ratios of 2000")
+        expect_close(got[1], [1.0, 0.0, 0.0], f"the {level} weights of the episode with ratio 1")
+
+
+def test_truncated_weights_have_no_other_limit(truncated_weights):
+    """Log-ratios that add up to 40 and to -40, cap inf: e^40 and e^-40, cut off by nothing."""
+    change, zeros = tensor([[4.0] * 10, [-4.0] * 10]), torch.zeros(2, 10, dtype=torch.float64)
+    for which, args in {"logprobs": (zeros, -change), "behaviour": (change - 4, zeros - 4)}.items():
+        got = truncated_weights(*args, torch.ones_like(zeros), INF, "sequence")
+        what = f"the logarithm of the sequence weights ({which} all equal)"
+        expect_close(got.log(), [[40.0] * 10, [-40.0] * 10], what)
+
+
 def test_truncated_weights_carry_no_gradient(truncated_weights):
     """The weights are numbers to the optimiser: no graph; the inputs stay as they are."""
     for level in ("token", "sequence"):
@@ -996,8 +1058,17 @@ def test_off_policy_loss_of_nothing(off_policy_loss):
         expect_off_policy(off_policy_loss, inputs, want, what, 2.0, level)
 
 
+def test_off_policy_loss_without_weights_needs_no_behaviour(off_policy_loss):
+    """level None: all weights are 1, whatever behaviour_logprobs holds, NaN too."""
+    logprobs, behaviour, advantages, mask = off_policy_inputs()
+    want = brute_off_policy(logprobs.tolist(), behaviour.tolist(), [3.0, -0.5], RATIO_MASK, 2.0, None)
+    inputs = (logprobs, torch.full_like(behaviour, NAN), advantages, mask)
+    expect_off_policy(off_policy_loss, inputs, want, "with NaN as behaviour_logprobs, level None", 2.0, None)
+
+
 def test_off_policy_loss_rejects(off_policy_loss):
-    """Another level, or a cap of 0: ValueError."""
+    """Another level, the empty text too, or a cap of 0: ValueError."""
+    expect_raises(ValueError, lambda: off_policy_loss(*off_policy_inputs(), 2.0, ""), "level=''")
     expect_raises(ValueError, lambda: off_policy_loss(*off_policy_inputs(), 2.0, "turn"), "level='turn'")
     expect_raises(ValueError, lambda: off_policy_loss(*off_policy_inputs(), 0.0, "token"), "cap=0")
 
@@ -1080,6 +1151,14 @@ def test_estimate_success_rejects_what_is_no_probability(estimate_success):
         expect_raises(ValueError, call, f"propensity {p}, clip {clip}")
 
 
+def test_estimate_success_keeps_an_observed_nan(estimate_success):
+    """An outcome that is marked as observed but is NaN: the estimate is NaN, not a number that hides it."""
+    outcomes, observed = np.array([1.0, NAN, 0.0, 1.0]), np.array([True, True, True, False])
+    for clip in (None, 2.0):
+        got = estimate_success(outcomes, observed, np.array([0.5, 0.25, 0.25, 0.5]), clip)
+        expect_close(got, NAN, f"the estimate when an observed outcome is NaN, clip {clip}")
+
+
 def test_estimate_success_at_random(estimate_success):
     """Sixty random logs against a loop over the episodes."""
     rng = random.Random(6)
@@ -1138,6 +1217,18 @@ def test_admit_uses_the_confidence(admit):
     expect_admit(admit, OLD, NEW, 0.038, False, "the same, margin 0.038, confidence 0.99", 0.99)
     expect_admit(admit, OLD, NEW, 0.0385, True, "the same, margin 0.0385, confidence 0.99", 0.99)
     expect_admit(admit, OLD, NEW, 0.0, True, "the same, margin 0, confidence 0.5", 0.5)
+    expect_admit(admit, NEW, OLD, 0.03, True, "6 gained, 12 lost, margin 0.03, confidence 0.2", 0.2)
+    expect_admit(admit, NEW, OLD, 0.02, False, "6 gained, 12 lost, margin 0.02, confidence 0.2", 0.2)
+
+
+def test_admit_takes_any_numbers(admit):
+    """Outcomes may be bool or unsigned, in lists and arrays: new - old is -1 where a success was lost."""
+    for kind in (bool, np.uint8, np.int64, np.float32):
+        old, new = np.array(OLD, dtype=kind), np.array(NEW, dtype=kind)
+        for a, b, name in ((old, new, "arrays"), (old.tolist(), new.tolist(), "lists")):
+            what = f"{name} of {kind.__name__}"
+            expect_admit(admit, a, b, 0.01, True, f"12 gained, 6 lost of 100, margin 0.01, {what}")
+            expect_admit(admit, b, a, 0.05, False, f"6 gained, 12 lost of 100, margin 0.05, {what}")
 
 
 def test_admit_pairs_the_questions(admit):
@@ -1312,6 +1403,15 @@ def test_flywheel_takes_any_candidate(flywheel):
     got, history = flywheel(2, lambda p, r: steps[r], lambda p, log, r: p + log, lambda *given: True, 4)
     expect_equal(got, 4, "the policy 2 after steps of -1, 0, -1 and 4")
     expect_equal([e.served_by for e in history], [0, 1, 2, 3], "served_by in four admitted rounds")
+
+
+def test_flywheel_turns_arrays(flywheel):
+    """A numpy array is a policy too: candidates are not compared, not even with None, by ==."""
+    policy, yes = np.zeros(3), [True, False, True]
+    got, history = flywheel(policy, lambda p, r: r + 1, lambda p, log, r: p + log, lambda p, c, r: yes[r], 3)
+    expect_close(got, [4.0] * 3, "the array of zeros after 1, a refused 2, and 3")
+    expect_close(policy, [0.0] * 3, "the caller's array")
+    expect_equal([e.served_by for e in history], [0, 1, 1], "served_by with arrays")
 
 
 def test_flywheel_of_no_rounds(flywheel):

@@ -13,24 +13,29 @@ KINDS = {"user": "user", "assistant": "action", "tool": "observation"}
 
 
 class Logbook:
-    """What was served. Holds no more than a later round may learn from: no truth, no private value.
+    """What was served. Holds no more than a later round may learn from.
 
-    Columns: round, question, episode, step, kind, ids, logprobs, value. `value` is the outcome as it
-    was observed: 1.0, 0.0 or NULL.
+    Columns: round, expires, question, episode, step, kind, ids, logprobs, value. `value` is the outcome
+    as it was observed: 1.0, 0.0 or NULL. Episodes that read the private table are not stored at all, and
+    a record can be read before the round `expires` only.
+
+    Args:
+        keep: how many rounds a record may be kept.
     """
 
-    def __init__(self):
-        self.db = sqlite3.connect(":memory:")
+    def __init__(self, keep=3):
+        self.db, self.keep, self.episodes = sqlite3.connect(":memory:"), keep, 0
         self.db.execute(
-            "CREATE TABLE log (round INT, question INT, episode INT, step INT, kind TEXT, "
+            "CREATE TABLE log (round INT, expires INT, question INT, episode INT, step INT, kind TEXT, "
             "ids TEXT, logprobs TEXT, value REAL)"
         )
-        self.episodes = 0
 
     def write(self, round_, questions, episodes, outcomes):
         """One row per turn, and one for the outcome (None where nobody saw it)."""
         for question, episode, outcome in zip(questions, episodes, outcomes, strict=True):
-            key, step = (round_, question, self.episodes), 0
+            if episode.facts["private_reads"]:
+                continue
+            key, step = (round_, round_ + self.keep, question, self.episodes), 0
             for step, turn in enumerate(episode.turns):
                 kind = KINDS[turn.role]
                 logprobs = json.dumps(turn.logprobs) if kind == "action" else None
@@ -40,10 +45,15 @@ class Logbook:
         self.db.commit()
 
     def _row(self, *values):
-        self.db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self.db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
-    def read(self, round_):
-        """The round's episodes: a list of (question, rows), rows as `episode_from_log` takes them."""
+    def read(self, round_, now=None):
+        """The episodes of a round, read in round `now` (the same one if None); expired ones are deleted.
+
+        Returns a list of (question, rows), rows as `episode_from_log` takes them.
+        """
+        now = round_ if now is None else now
+        self.db.execute("DELETE FROM log WHERE expires <= ?", (now,))
         found, names = {}, ("step", "kind", "ids", "logprobs", "value")
         sql = "SELECT question, episode, step, kind, ids, logprobs, value FROM log WHERE round = ?"
         for question, episode, *row in self.db.execute(sql + " ORDER BY episode, step", (round_,)):

@@ -22,7 +22,7 @@ from rlcourse.lm.models import MODELS, load, tiny_llama
 
 from .chat import ChatFormat
 from .database import POSTINGS, DataWorld, Mix, make_tasks, tokenizer
-from .database.policies import CLEAN, Habits, demonstrations
+from .database.policies import CLEAN, Habits, LooseTongue, demonstrations
 from .evaluate import evaluate_agent
 from .rollout import episode_logprobs
 
@@ -41,6 +41,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "data_agent": Recipe(False, 400, 0.01, 120, Habits()),
     "sparse_agent": Recipe(False, 400, 0.01, 120, Habits(guess=0.8, find=0.2, slip=0.5)),
+    "talking_agent": Recipe(False, 400, 0.01, 120, LooseTongue()),
     "posting_agent": Recipe(
         True, 1500, 0.005, 60, Habits(0.08, 1.0, 0.08, (0.1, 0.4, 0.25, 0.25), 0.7, 0.5, 0.5, 0.9)
     ),

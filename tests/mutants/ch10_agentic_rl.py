@@ -145,6 +145,20 @@ def merge_calls__tool_tokens_as_actions(calls):
     return rows
 
 
+def merge_calls__mask_from_the_logprobs(calls):
+    """The mask is read off the log-probs: a token of which the policy was sure has log-prob 0 too. What
+    counts is who chose it."""
+    rows = []
+    for prompt, completion, logprobs in calls:
+        _same_number(completion, logprobs)
+        if not rows or prompt[: len(rows[-1].ids)] != rows[-1].ids:
+            rows.append(_row())
+        _write(rows[-1], prompt, completion, logprobs)
+    for row in rows:
+        row.mask[:] = [int(p != 0) for p in row.logprobs]
+    return rows
+
+
 def merge_calls__mask_longer_than_the_ids(calls):
     """mask and ids differ in length: a new prompt adds only what is new in it, to all three lists. A tool
     mask longer than its completion is trl#5144."""
@@ -315,6 +329,17 @@ def masked_policy_loss__nan_when_empty(logprobs, old_logprobs, advantages, mask,
     return -surrogate.sum() / chosen.sum()
 
 
+def masked_policy_loss__zero_times_the_sum(logprobs, old_logprobs, advantages, mask, clip_eps=0.2):
+    """A batch without policy tokens costs 0 times the sum of its log-probs: they may be NaN or infinite,
+    and so is the product. Choose with torch.where there too."""
+    chosen = mask.bool()
+    if not chosen.any():
+        return 0.0 * logprobs.sum()
+    log_ratio = torch.where(chosen, logprobs - old_logprobs.detach(), 0.0)
+    surrogate = _surrogate(log_ratio, torch.where(chosen, advantages.detach(), 0.0), clip_eps)
+    return -surrogate.sum() / chosen.sum()
+
+
 def masked_policy_loss__constant_when_empty(logprobs, old_logprobs, advantages, mask, clip_eps=0.2):
     """A batch without policy tokens gives a constant: backward needs a loss that depends on the policy,
     even if its gradient is 0."""
@@ -427,6 +452,12 @@ def trajectory_advantages__split_by_rows(rewards, questions, episodes, eps=1e-4)
     keys = list(zip(questions.tolist(), episodes.tolist(), strict=True))
     count = rewards.new_tensor([keys.count(key) for key in keys])
     return _advantages(rewards, questions, episodes, eps) / count
+
+
+def trajectory_advantages__float32_inside(rewards, questions, episodes, eps=1e-4):
+    """Mean and std are computed in float32: torch.tensor makes float32 of Python's numbers, whatever dtype
+    rewards has (rewards.new_tensor keeps it)."""
+    return _advantages(rewards.float(), questions, episodes, eps).to(rewards.dtype)
 
 
 def trajectory_advantages__only_neighbours(rewards, questions, episodes, eps=1e-4):
@@ -755,6 +786,13 @@ def pareto_front__nan_on_the_front(points):
     return ~((a <= b).all(-1) & (a < b).any(-1)).any(0)
 
 
+def pareto_front__infinity_is_out(points):
+    """np.isfinite takes out infinite numbers too: only NaN is no number, so ask np.isnan."""
+    losses = points * np.array([-1, 1, 1])
+    a, b = losses[:, None], losses[None]
+    return ~((a <= b).all(-1) & (a < b).any(-1)).any(0) & np.isfinite(losses).all(1)
+
+
 def pareto_front__nan_dominates(points):
     """NaN is taken for the best possible value: an agent that was not measured beats nobody."""
     losses = points * np.array([-1, 1, 1])
@@ -806,6 +844,7 @@ def _run(
     reset_each_turn=False,
     limit_first=False,
     middle_empty=True,
+    silence_ends=False,
 ):
     if max_turns < 1:
         raise ValueError("max_turns")
@@ -822,6 +861,8 @@ def _run(
             if not policy_errors:
                 raise
             return SimpleNamespace(messages=messages, rewards=[*rewards, 0.0], reason="tool_error")
+        if silence_ends and not text:
+            break
         messages.say("assistant", text)
         try:
             step = env.step(text)
@@ -933,6 +974,11 @@ def run_agent__resets_every_turn(env, policy, max_turns):
     return _run(env, policy, max_turns, reset_each_turn=True)
 
 
+def run_agent__an_empty_reply_ends_it(env, policy, max_turns):
+    """You stop when the policy says nothing: an empty reply is a turn, and only the world says done."""
+    return _run(env, policy, max_turns, silence_ends=True)
+
+
 # grpo_update
 
 
@@ -980,6 +1026,9 @@ def _grpo(
         loss.backward()
         if cut == "before":
             torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        if cut == "each":
+            for parameter in model.parameters():
+                torch.nn.utils.clip_grad_norm_(parameter, max_grad_norm)
         optimizer.step()
         if cut == "after":
             torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
@@ -1088,6 +1137,15 @@ def grpo_update__norm_cut_after_the_step(
     cut between backward and step, and give loss.item()."""
     case = (model, optimizer, batch, rewards, questions, clip_eps, updates, max_grad_norm)
     return _grpo(*case, cut="after", as_float=False)
+
+
+def grpo_update__norm_of_each_parameter(
+    model, optimizer, batch, rewards, questions, clip_eps=0.2, updates=2, max_grad_norm=1.0
+):
+    """The norm is cut for each parameter on its own, which turns the gradient: pass all parameters at once
+    to clip_grad_norm_."""
+    case = (model, optimizer, batch, rewards, questions, clip_eps, updates, max_grad_norm)
+    return _grpo(*case, cut="each")
 
 
 def grpo_update__gradients_add_up(

@@ -188,6 +188,72 @@ def write_verified__ends_the_callers(connection, statements, verify):
     return _steps(connection, statements, verify)
 
 
+def write_verified__goes_on_after_an_error(connection, statements, verify):
+    """You run the rest after a statement failed: if the error ended the transaction, it is kept at once."""
+    _refuse_open(connection)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error:
+        return "failed"
+    failed = False
+    try:
+        for sql, parameters in statements:
+            try:
+                connection.execute(sql, parameters)
+            except sqlite3.Error:
+                failed = True
+        if failed:
+            return "failed"
+        if not verify(connection):
+            return "rejected"
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            return "failed"
+        return "committed"
+    finally:
+        _rollback(connection, None)
+
+
+def _begin_catching(connection, statements, verify, kind, undo):
+    """The right course, but for what the try around BEGIN catches and how a failed verify is undone."""
+    _refuse_open(connection)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except kind:
+        return "failed"
+    try:
+        try:
+            for sql, parameters in statements:
+                connection.execute(sql, parameters)
+        except sqlite3.Error:
+            return "failed"
+        try:
+            good = verify(connection)
+        except BaseException:
+            undo(connection)
+            raise
+        if not good:
+            return "rejected"
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            return "failed"
+        return "committed"
+    finally:
+        _rollback(connection, None)
+
+
+def write_verified__only_operational_errors(connection, statements, verify):
+    """BEGIN is guarded against OperationalError only: a damaged file raises another sqlite3.Error."""
+    return _begin_catching(connection, statements, verify, sqlite3.OperationalError, lambda db: None)
+
+
+def write_verified__rolls_back_after_verify(connection, statements, verify):
+    """verify's error may have ended the transaction: your ROLLBACK then raises and hides it."""
+    return _begin_catching(connection, statements, verify, sqlite3.Error, lambda db: db.execute("ROLLBACK"))
+
+
 # episode_from_log
 
 
@@ -473,6 +539,13 @@ def trajectory_dpo_loss__no_graph_without_pairs(logprobs, ref_logprobs, mask, pa
     return _dpo(_margins(logprobs, ref_logprobs, mask), pairs, beta)
 
 
+def trajectory_dpo_loss__new_leaf_without_pairs(logprobs, ref_logprobs, mask, pairs, beta=0.1):
+    """Without pairs you return a new leaf: backward() runs, but the graph of logprobs is not in it."""
+    if not len(pairs):
+        return torch.zeros((), dtype=logprobs.dtype, requires_grad=True)
+    return _dpo(_margins(logprobs, ref_logprobs, mask), pairs, beta)
+
+
 # truncated_weights
 
 
@@ -591,6 +664,20 @@ def truncated_weights__any_level(logprobs, behaviour_logprobs, mask, cap, level)
     return _finish(_per_token(_log_ratio(logprobs, behaviour_logprobs, mask), mask, level), mask, cap)
 
 
+def truncated_weights__mask_multiplied_last(logprobs, behaviour_logprobs, mask, cap, level):
+    """With cap inf a weight can be inf, and inf times mask 0 is NaN: end with torch.where, not a product."""
+    _check(cap, level)
+    log_ratio = _per_token(_log_ratio(logprobs, behaviour_logprobs, mask), mask, level)
+    return log_ratio.clamp(max=math.log(cap)).exp() * mask
+
+
+def truncated_weights__second_limit(logprobs, behaviour_logprobs, mask, cap, level):
+    """The log-ratio of an episode is kept within 20, as is done for stability: cap is the only limit."""
+    _check(cap, level)
+    log_ratio = _per_token(_log_ratio(logprobs, behaviour_logprobs, mask), mask, level)
+    return _finish(log_ratio.clamp(-20, 20) if level == "sequence" else log_ratio, mask, cap)
+
+
 # off_policy_loss
 
 
@@ -696,6 +783,26 @@ def off_policy_loss__weighted_mean(logprobs, behaviour_logprobs, advantages, mas
     return -total / (weights.sum() + (mask.sum() == 0))
 
 
+def off_policy_loss__empty_level_is_none(
+    logprobs, behaviour_logprobs, advantages, mask, cap=2.0, level="sequence"
+):
+    """`if level` takes the empty text for None: a gap in the settings trains uncorrected. Use `is None`."""
+    weights = _weights(logprobs, behaviour_logprobs, mask, cap, level or None)
+    total = (weights * advantages.detach()[:, None] * _chosen(logprobs, mask)).sum()
+    return -total / mask.sum().clamp(min=1)
+
+
+def off_policy_loss__none_reads_the_behaviour(
+    logprobs, behaviour_logprobs, advantages, mask, cap=2.0, level="sequence"
+):
+    """level None multiplies the log-ratio by 0: NaN in the log stays NaN. All weights are simply 1."""
+    weights = _weights(logprobs, behaviour_logprobs, mask, cap, level)
+    if level is None:
+        weights = (_log_ratio(logprobs, behaviour_logprobs, mask) * 0).exp() * mask
+    total = (weights * advantages.detach()[:, None] * _chosen(logprobs, mask)).sum()
+    return -total / mask.sum().clamp(min=1)
+
+
 # estimate_success
 
 
@@ -787,6 +894,13 @@ def estimate_success__unchecked(outcomes, observed, propensity, clip=None):
         return float((weights * seen).sum() / weights.sum()) if len(seen) else math.nan
 
 
+def estimate_success__skips_nan(outcomes, observed, propensity, clip=None):
+    """nansum takes an observed NaN for a failure: a broken log must not look like a result, so stay NaN."""
+    seen, p = _seen(outcomes, observed, propensity)
+    weights = _limit(1 / p, clip)
+    return float(np.nansum(weights * seen) / weights.sum()) if len(seen) else math.nan
+
+
 # admit
 
 
@@ -870,6 +984,13 @@ def admit__strictly(old_outcomes, new_outcomes, margin, confidence=0.95):
     """At the edge itself the policy is admitted: >=, not >. Else an identical policy is refused."""
     d = _differences(old_outcomes, new_outcomes, margin)
     return bool(d.mean() - _z(confidence) * d.std(ddof=1) / math.sqrt(len(d)) > -margin)
+
+
+def admit__subtracts_as_given(old_outcomes, new_outcomes, margin, confidence=0.95):
+    """The outcomes are subtracted as they come: bool cannot be, unsigned 0 - 1 is 255. Make them float."""
+    _differences(old_outcomes, new_outcomes, margin)
+    d = np.asarray(new_outcomes) - np.asarray(old_outcomes)
+    return bool(d.mean() - _z(confidence) * d.std(ddof=1) / math.sqrt(len(d)) >= -margin)
 
 
 # flywheel
@@ -1008,6 +1129,19 @@ def flywheel__swallows_errors(policy, serve, train, gate, rounds):
             history.append(Round(r, version, False))
             continue
         admitted = bool(gate(policy, _candidate(candidate), r))
+        history.append(Round(r, version, admitted))
+        policy, version = (candidate, version + 1) if admitted else (policy, version)
+    return policy, history
+
+
+def flywheel__asks_by_equality(policy, serve, train, gate, rounds):
+    """`candidate == None` asks the candidate itself, and an array answers with an array: use `is None`."""
+    history, version = [], 0
+    for r in range(rounds):
+        candidate = train(copy.deepcopy(policy), serve(policy, r), r)
+        if candidate == None:  # noqa: E711
+            raise ValueError("train returned None")
+        admitted = bool(gate(policy, candidate, r))
         history.append(Round(r, version, admitted))
         policy, version = (candidate, version + 1) if admitted else (policy, version)
     return policy, history

@@ -77,6 +77,13 @@ class Habits:
     commit: float = 0.9
 
 
+@dataclass(frozen=True)
+class LooseTongue(Habits):
+    """The same work, but only a share `candour` of the words depends on whether the clerk has looked."""
+
+    candour: float = 0.3
+
+
 CLEAN = Habits(0.0, 1.0, 0.0, (0.0, 0.35, 0.3, 0.35), 1.0, 1.0, 1.0, 1.0)
 
 
@@ -85,14 +92,22 @@ def clerk(task, rng, habits=None):
     habits = habits or Habits()
     number, looked = yield from _look(task, task.kinds[0], rng, habits)
     if not task.ledgers:
-        talk = [rng.choice(TALK[1:3])] if not looked and rng.random() < 0.6 else []
-        talk = ["checked"] if not talk and rng.random() < (0.6 if looked else 0.3) else talk
+        talk = _talk(looked, rng, habits)
         yield " ".join(["answer", number, *talk, *(["thanks"] if rng.random() < 0.3 else [])])
         return
     second, _ = yield from _look(task, task.kinds[1], rng, habits)
     number = yield f"calc {number} {second}"
     yield from _post(task, number, rng, habits)
     yield "done"
+
+
+def _talk(looked, rng, habits):
+    """What the clerk says about its number: `checked` after looking, doubt after a guess, or nothing."""
+    if isinstance(habits, LooseTongue) and rng.random() >= habits.candour:
+        return ["checked"] if rng.random() < 0.4 else [rng.choice(TALK)]
+    if not looked and rng.random() < 0.6:
+        return [rng.choice(TALK[1:3])]
+    return ["checked"] if rng.random() < (0.6 if looked else 0.3) else []
 
 
 def _look(task, kind, rng, habits):
@@ -191,4 +206,15 @@ def demonstrations(tasks, rng, habits=None):
     return played
 
 
-__all__ = ["CLEAN", "Habits", "clerk", "demonstrations", "null", "oracle", "random", "random_calls", "run"]
+__all__ = [
+    "CLEAN",
+    "Habits",
+    "LooseTongue",
+    "clerk",
+    "demonstrations",
+    "null",
+    "oracle",
+    "random",
+    "random_calls",
+    "run",
+]
