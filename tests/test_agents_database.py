@@ -171,6 +171,14 @@ def test_a_garbled_entry_is_seen_by_check_and_only_once():
     assert careless.success == 0.0
 
 
+def test_a_garbled_entry_can_be_passed_without_looking():
+    """Write, take it back, write again: the book says so beside the blinded control of `check`."""
+    write = ["begin", f"insert L1 {ENTRY}"]
+    for fault, success in (("garbled", 1.0), (None, 1.0), ("full", 0.0)):
+        _, env = play(posting(fault), *write, "rollback", *write, "commit", "done")
+        assert env.success == success
+
+
 def test_every_reason_that_the_world_gives():
     for calls, reason in (
         (["bad"] * 3, StopReason.INVALID_CALL),
