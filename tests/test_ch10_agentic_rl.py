@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+import rlcourse.agents  # noqa: F401  a learner's cell may import it: loaded before the guard is up
 from rlcourse.grading.expect import (
     expect_close,
     expect_equal,
