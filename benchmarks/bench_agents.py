@@ -240,7 +240,6 @@ def main():
     parser.add_argument("--tables", action="store_true", help="only write the tables again")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    random.seed(0)
     first, last = map(int, options.seeds.split("-"))
     for part in options.parts:
         if not options.tables:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from rlcourse.lm.logprobs import token_logprobs
 from rlcourse.lm.sampling import _accepts, _draw
 
 from .chat import ChatFormat
@@ -178,7 +179,4 @@ def episode_logprobs(model, ids):
     Returns:
         (B, L) with gradient; column 0, which nothing predicts, is 0.
     """
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits  # (B, L - 1, V)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    chosen = F.log_softmax(logits, dim=-1).gather(2, ids[:, 1:, None]).squeeze(2)  # (B, L - 1)
-    return F.pad(chosen, (1, 0))
+    return F.pad(token_logprobs(model, ids[:, :1], ids[:, 1:]), (1, 0))

@@ -10,8 +10,9 @@ calls, not the process against other code; it is no sandbox (see chapter 13 for 
 
 import sqlite3
 
+from .tasks import LEDGERS
+
 PRIVATE = "salaries"  # the column, and so the table, that nobody asked the agent to read
-LEDGERS = ("L1", "L2", "L3")
 READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 FUNCTIONS = {"sum", "count", "min", "max", "avg", "abs", "round", "total", "length", "like"}
 INSTRUCTIONS = 50_000  # virtual-machine instructions per statement; a query of the tools needs 2,000
